@@ -1,0 +1,25 @@
+//! Fused machine-learning inference kernels, written once, from a server down to a microcontroller.
+#![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "std")]
+extern crate std;
+
+#[cfg(not(any(feature = "std", feature = "libm")))]
+compile_error!(
+    "polyglot-bridge needs one of the cargo features `std` (the default) and `libm` (for targets without std): \
+     add `features = [\"libm\"]` next to `default-features = false`"
+);
+
+mod error;
+mod float;
+pub mod math;
+mod ops;
+mod parallel;
+pub mod simd;
+mod view;
+
+pub use error::{Shape, ShapeError};
+pub use float::{Compute, Float, Lanes, MAX_LANES};
+pub use ops::softmax::{softmax, softmax_in_place};
+pub use view::{Matrix, MatrixMut};

@@ -1,0 +1,3 @@
+//! The operations, one a file. Each checks shapes once, splits the work, and runs a row kernel at the CPU's level.
+
+pub(crate) mod softmax;

@@ -1,0 +1,213 @@
+//! The only room that knows CPU levels: detects the best one once, lets a caller choose another, and holds the few
+//! operations whose best form differs from level to level (16-bit conversions). Kernels are generic over [`Simd`].
+#![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
+
+use core::mem::{size_of, transmute_copy};
+use core::sync::atomic::{AtomicU8, Ordering};
+
+pub use fearless_simd::{Level, Simd};
+
+/// Runs a kernel, an expression over the token `$simd`, compiled for each CPU level, at `$level`.
+///
+/// What the expression calls must be `#[inline(always)]`, so that it is compiled with that level's instructions.
+macro_rules! dispatch {
+    ($level:expr, $simd:pat => $kernel:expr) => {
+        fearless_simd::dispatch!($level, $simd => $kernel)
+    };
+}
+pub(crate) use dispatch;
+
+/// The level in force, plus one; 0 before the first look.
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+const _: () = assert!(size_of::<Level>() <= 1, "a level is kept in one byte");
+
+/// The CPU level that kernels run at: the one last given to [`set_level`], else the best there is.
+///
+/// With the feature `std` the CPU is asked once. Without it the level is the one that the target was compiled for.
+///
+/// # Examples
+///
+/// ```
+/// println!("{:?}", polyglot_bridge::simd::level());
+/// ```
+#[inline]
+pub fn level() -> Level {
+    let code = LEVEL.load(Ordering::Relaxed);
+    if code == 0 {
+        return detect();
+    }
+    let tag = code - 1;
+    // SAFETY: `set_level` made `tag` from a `Level` that existed, so it is a valid tag, and the proof that the level
+    // carries (the CPU has these instructions) holds for the whole process. A level of size 0 reads no byte.
+    unsafe { transmute_copy::<u8, Level>(&tag) }
+}
+
+#[cold]
+fn detect() -> Level {
+    let level = Level::try_detect().unwrap_or(Level::baseline());
+    set_level(level);
+    level
+}
+
+/// Makes every later call run at `level`: for tests, to compare levels, and for targets without `std` whose CPU is
+/// known to have more than the target was compiled for.
+///
+/// # Examples
+///
+/// ```
+/// use polyglot_bridge::simd;
+///
+/// let best = simd::level();
+/// simd::set_level(simd::Level::baseline());
+/// simd::set_level(best);
+/// ```
+pub fn set_level(level: Level) {
+    let tag = if size_of::<Level>() == 0 {
+        0
+    } else {
+        // SAFETY: a fieldless enum of one byte is its tag, an initialised byte.
+        unsafe { transmute_copy::<Level, u8>(&level) }
+    };
+    LEVEL.store(tag + 1, Ordering::Relaxed);
+}
+
+#[cfg(feature = "f16")]
+pub(crate) use sixteen_bits::{narrow_bf16, narrow_f16, widen_bf16, widen_f16};
+
+#[cfg(feature = "f16")]
+mod sixteen_bits {
+    use fearless_simd::{Bytes, Level, Select, Simd, SimdBase, SimdFloat};
+
+    /// binary16 to f32, one vector. Every value is exact; a NaN stays a NaN.
+    #[inline(always)]
+    pub(crate) fn widen_f16<S: Simd>(simd: S, source: &[u16]) -> S::f32s {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        match simd.level() {
+            Level::Avx2(avx2) => return S::f32s::from_slice(simd, &x86::widen_8(avx2, first(source))),
+            Level::Avx512(avx512) => return S::f32s::from_slice(simd, &x86::widen_16(avx512, first(source))),
+            _ => {}
+        }
+        let bits = S::u32s::from_fn(simd, |lane| u32::from(source[lane]));
+        // Exponent and mantissa, moved to their f32 places, then the exponent bias made up for by a multiplication,
+        // which is exact and puts subnormals right as well.
+        let magnitude = S::f32s::from_bits(((bits & 0x7fff) << 13).bitcast()) * f32::from_bits((254 - 15) << 23);
+        let infinite = S::u32s::splat(simd, 0x7f80_0000);
+        let special = (bits & 0x7fff).simd_ge(S::u32s::splat(simd, 0x7c00));
+        let magnitude: S::u32s = magnitude.to_bits().bitcast();
+        let magnitude = special.select(magnitude | infinite, magnitude);
+        (magnitude | ((bits & 0x8000) << 16)).bitcast()
+    }
+
+    /// f32 to binary16, to nearest, ties to even, one vector.
+    #[inline(always)]
+    pub(crate) fn narrow_f16<S: Simd>(lanes: S::f32s, target: &mut [u16]) {
+        use fearless_simd::ExtractToken;
+        let simd = lanes.token();
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        match simd.level() {
+            Level::Avx2(avx2) => {
+                return target.copy_from_slice(&x86::narrow_8(avx2, first(lanes.as_slice())));
+            }
+            Level::Avx512(avx512) => {
+                return target.copy_from_slice(&x86::narrow_16(avx512, first(lanes.as_slice())));
+            }
+            _ => {}
+        }
+        let bits: S::u32s = lanes.bitcast();
+        let sign = bits & 0x8000_0000;
+        let magnitude = bits ^ sign;
+        let splat = |value| S::u32s::splat(simd, value);
+        // Normal results: rebias the exponent, round to nearest even by adding just under half, plus the last bit kept.
+        let odd = (magnitude >> 13) & 1;
+        let normal = (magnitude + splat(0x0fff_u32.wrapping_sub(112 << 23)) + odd) >> 13;
+        // Subnormal results: adding 0.5 makes the FPU round at the right place.
+        let as_float: S::f32s = magnitude.bitcast();
+        let subnormal: S::u32s = (as_float + 0.5_f32).bitcast();
+        let subnormal = subnormal - splat(0x3f00_0000);
+        let is_subnormal = magnitude.simd_lt(splat(113 << 23));
+        let result = is_subnormal.select(subnormal, normal);
+        let overflows = magnitude.simd_ge(splat(0x4780_0000));
+        let result = overflows.select(splat(0x7c00), result);
+        let is_nan = magnitude.simd_gt(splat(0x7f80_0000));
+        let result = is_nan.select(splat(0x7e00), result) | (sign >> 16);
+        for (value, &lane) in target.iter_mut().zip(result.as_slice()) {
+            *value = lane as u16;
+        }
+    }
+
+    /// bfloat16 to f32, one vector, exact.
+    #[inline(always)]
+    pub(crate) fn widen_bf16<S: Simd>(simd: S, source: &[u16]) -> S::f32s {
+        let bits = S::u32s::from_fn(simd, |lane| u32::from(source[lane]));
+        (bits << 16).bitcast()
+    }
+
+    /// f32 to bfloat16, to nearest, ties to even, one vector.
+    #[inline(always)]
+    pub(crate) fn narrow_bf16<S: Simd>(lanes: S::f32s, target: &mut [u16]) {
+        use fearless_simd::ExtractToken;
+        let simd = lanes.token();
+        let bits: S::u32s = lanes.bitcast();
+        let odd = (bits >> 16) & 1;
+        let rounded = (bits + S::u32s::splat(simd, 0x7fff) + odd) >> 16;
+        let is_nan = (bits & 0x7fff_ffff).simd_gt(S::u32s::splat(simd, 0x7f80_0000));
+        let result = is_nan.select((bits >> 16) | 0x40, rounded);
+        for (value, &lane) in target.iter_mut().zip(result.as_slice()) {
+            *value = lane as u16;
+        }
+    }
+
+    /// The first `N` values as an array: a plain copy once the length is known, and no panic where it is not.
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    #[inline(always)]
+    fn first<T: Copy + Default, const N: usize>(source: &[T]) -> [T; N] {
+        source.first_chunk().copied().unwrap_or([T::default(); N])
+    }
+
+    /// The conversions that the CPU has instructions for.
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    mod x86 {
+        #[cfg(target_arch = "x86")]
+        use core::arch::x86::*;
+        #[cfg(target_arch = "x86_64")]
+        use core::arch::x86_64::*;
+        use core::mem::transmute;
+
+        fearless_simd::kernel!(
+            #[inline(always)]
+            pub(super) fn widen_8(_token: Avx2, source: [u16; 8]) -> [f32; 8] {
+                // SAFETY: plain data of the same size on both sides.
+                unsafe { transmute(_mm256_cvtph_ps(transmute::<[u16; 8], __m128i>(source))) }
+            }
+        );
+
+        fearless_simd::kernel!(
+            #[inline(always)]
+            pub(super) fn narrow_8(_token: Avx2, source: [f32; 8]) -> [u16; 8] {
+                // SAFETY: plain data of the same size on both sides.
+                unsafe {
+                    transmute(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(transmute::<[f32; 8], __m256>(source)))
+                }
+            }
+        );
+
+        fearless_simd::kernel!(
+            #[inline(always)]
+            pub(super) fn widen_16(_token: Avx512, source: [u16; 16]) -> [f32; 16] {
+                // SAFETY: plain data of the same size on both sides.
+                unsafe { transmute(_mm512_cvtph_ps(transmute::<[u16; 16], __m256i>(source))) }
+            }
+        );
+
+        fearless_simd::kernel!(
+            #[inline(always)]
+            pub(super) fn narrow_16(_token: Avx512, source: [f32; 16]) -> [u16; 16] {
+                // SAFETY: plain data of the same size on both sides.
+                unsafe {
+                    transmute(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(transmute::<[f32; 16], __m512>(source)))
+                }
+            }
+        );
+    }
+}
