@@ -22,4 +22,7 @@ mod view;
 pub use error::{Shape, ShapeError};
 pub use float::{Compute, Float, Lanes, MAX_LANES};
 pub use ops::softmax::{softmax, softmax_in_place};
+#[cfg(feature = "parallel")]
+pub use parallel::set_num_threads;
+pub use parallel::{ThreadSource, num_threads, thread_source, with_threads};
 pub use view::{Matrix, MatrixMut};

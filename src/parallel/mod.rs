@@ -1,0 +1,117 @@
+//! The only rooms that know threads: this file splits rows or elements into blocks, by shape and never by the number
+//! of threads, so that results do not depend on it. `pool` hands blocks to threads, `count` decides how many may
+//! help; `serial` stands in for `pool` without the feature `parallel`. Kernels live elsewhere.
+#![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
+
+use core::ops::Range;
+
+use crate::float::Float;
+use crate::view::InOutMatrix;
+
+mod count;
+#[cfg(feature = "parallel")]
+mod pool;
+#[cfg(not(feature = "parallel"))]
+mod serial;
+#[cfg(not(feature = "parallel"))]
+use serial as pool;
+#[cfg(all(test, feature = "parallel"))]
+mod tests;
+
+#[cfg(feature = "parallel")]
+pub use count::set_num_threads;
+pub use count::{ThreadSource, num_threads, thread_source, with_threads};
+
+/// Work below this many nanoseconds is one range: even a thread that is awake and looking takes half a microsecond.
+const SMALLEST_SPLIT: f32 = 8_000.0;
+/// The bounds of a block's cost in nanoseconds: above what claiming it costs, a few tens of nanoseconds, by far; and
+/// short enough that the thread which claims the last block keeps the others waiting for a moment only.
+const BLOCK_COST: (f32, f32) = (4_000.0, 50_000.0);
+/// A call of medium size becomes about this many blocks.
+const USUAL_BLOCKS: f32 = 32.0;
+/// Counts of blocks are kept in 32 bits.
+const MOST_BLOCKS: usize = 1 << 24;
+
+/// `0..count` in `blocks` blocks of `block` items, the last one perhaps shorter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Split {
+    count: usize,
+    block: usize,
+    blocks: usize,
+    /// Nanoseconds on one core, for all of it.
+    cost: f32,
+}
+
+impl Split {
+    /// How work is split: by its shape and cost alone. `None` where it is too small to share.
+    #[inline]
+    fn new(count: usize, align: usize, cost: f32) -> Option<Self> {
+        let total = cost * count as f32;
+        if total >= SMALLEST_SPLIT { Self::large(count, align.max(1), cost, total) } else { None }
+    }
+
+    fn large(count: usize, align: usize, cost: f32, total: f32) -> Option<Self> {
+        let target = (total / USUAL_BLOCKS).clamp(BLOCK_COST.0, BLOCK_COST.1);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float to usize saturates")]
+        let items = ((target / cost) as usize).max(count / MOST_BLOCKS).max(1);
+        let units = count.div_ceil(align);
+        // As even as whole units allow.
+        let block = units.div_ceil(units.div_ceil(items.div_ceil(align))) * align;
+        let blocks = count.div_ceil(block);
+        (blocks > 1).then_some(Self { count, block, blocks, cost: total })
+    }
+
+    #[inline]
+    fn range(&self, index: usize) -> Range<usize> {
+        let start = index * self.block;
+        start..self.count.min(start + self.block)
+    }
+}
+
+/// Runs `body` on ranges that cover `0..count`, each a multiple of `align` long but for the last. `cost` is what one
+/// item takes on one core, in nanoseconds: small work stays on this thread, as one range.
+///
+/// Ranges never overlap, and all of them are done, on whichever threads, when this returns. A panic of `body` comes
+/// out of this call, on the calling thread.
+#[inline]
+pub(crate) fn for_each_block(count: usize, align: usize, cost: f32, body: impl Fn(Range<usize>) + Sync) {
+    match Split::new(count, align, cost) {
+        Some(split) => pool::run(split, &body),
+        None if count > 0 => body(0..count),
+        None => {}
+    }
+}
+
+/// Runs `body` on blocks of the rows of `io`. `cost` is what one element takes, in nanoseconds.
+#[inline]
+pub(crate) fn for_each_rows<T: Float>(
+    mut io: InOutMatrix<'_, T>,
+    cost: f32,
+    body: impl Fn(Range<usize>, InOutMatrix<'_, T>) + Sync,
+) {
+    let (rows, cols) = io.shape();
+    let shared = io.share();
+    for_each_block(rows, 1, cost * cols as f32, |rows| {
+        // SAFETY: the ranges of one `for_each_block` do not overlap.
+        body(rows.clone(), unsafe { shared.block(rows, 0..cols) });
+    });
+}
+
+/// Runs `body` on blocks of the elements of `io`, whole rows or parts of a single row.
+#[inline]
+pub(crate) fn for_each_elements<T: Float>(
+    io: InOutMatrix<'_, T>,
+    cost: f32,
+    body: impl Fn(Range<usize>, Range<usize>, InOutMatrix<'_, T>) + Sync,
+) {
+    let mut io = io.flatten();
+    let (rows, cols) = io.shape();
+    if rows != 1 {
+        return for_each_rows(io, cost, |rows, block| body(rows, 0..cols, block));
+    }
+    let shared = io.share();
+    for_each_block(cols, 64, cost, |cols| {
+        // SAFETY: the ranges of one `for_each_block` do not overlap.
+        body(0..1, cols.clone(), unsafe { shared.block(0..1, cols) });
+    });
+}

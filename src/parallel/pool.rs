@@ -1,0 +1,562 @@
+//! Threads, and how work reaches them. What is split and how is decided in the parent module.
+//!
+//! A caller opens a [`Door`], starts on the blocks at once and tells sleeping workers; whoever is there claims blocks
+//! from one atomic counter, the caller from the front and workers from the back, so that two threads keep to the same
+//! halves call after call. When no block is left the caller closes the door and waits only for those who are inside.
+//! A worker that wakes too late finds the door closed and touches nothing, so a call never waits for a thread to wake.
+//!
+//! That is why there is no rayon here. Its `join` and `scope` wait for a job which no worker has started yet, and a
+//! job spawned into its pool costs an allocation and a lock, and wakes a thread through a mutex and a condition
+//! variable even for a call that could do without.
+//!
+//! Nothing but speed hangs on workers: with none of them alive (they could not be started, or this is a forked child)
+//! a call does all its blocks itself.
+
+use core::any::Any;
+use core::cell::{Cell, UnsafeCell};
+use core::hint::spin_loop;
+use core::mem;
+use core::ops::Range;
+use core::panic::AssertUnwindSafe;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
+use std::boxed::Box;
+use std::panic::{catch_unwind, resume_unwind};
+use std::process;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Instant;
+
+use super::{Split, count};
+
+/// The most threads that a call may use.
+pub(super) const MOST_THREADS: usize = 256;
+/// The calls that may be under way at once with help; further ones run alone.
+const DOORS: usize = 32;
+/// Work of this many nanoseconds is worth waking a thread for, which takes about 20 microseconds.
+const WORTH_WAKING: f32 = 40_000.0;
+/// Where many small calls come one after the other, a thread is woken once in this many nanoseconds of work. It finds
+/// the next calls while it spins. Where calls are far apart it is in vain, but costs a few per cent at most.
+const WORTH_TRYING: f32 = 200_000.0;
+/// How long a worker without work looks for some before it sleeps.
+const SPIN: Duration = Duration::from_micros(100);
+/// How long a caller looks for the last worker to leave before it sleeps: longer than a block.
+const WAIT: Duration = Duration::from_micros(100);
+/// How many others a worker wakes before it starts, so that the time to wake n is the logarithm of n.
+const WAKES: usize = 2;
+
+std::thread_local! {
+    /// Whether this thread is a worker, or a caller inside its call: what it calls then runs on it alone.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+type Body<'a> = &'a (dyn Fn(Range<usize>) + Sync);
+type Panic = Box<dyn Any + Send>;
+
+/// Runs `body` on each block, on this thread and those that come to help.
+pub(super) fn run(split: Split, body: Body<'_>) {
+    let (threads, _) = count::in_force();
+    let threads = threads.min(split.blocks);
+    if threads > 1 && !INSIDE.replace(true) {
+        let _outside = Outside;
+        return Pool::current(threads).run(split, threads, body);
+    }
+    run_alone(split, body);
+}
+
+fn run_alone(split: Split, body: Body<'_>) {
+    for index in 0..split.blocks {
+        body(split.range(index));
+    }
+}
+
+/// Marks this thread as outside a call again when dropped.
+struct Outside;
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        INSIDE.set(false);
+    }
+}
+
+/// The state of a door: whether it is open, whether the caller sleeps until the last one left, how many workers may
+/// be inside, and how many are.
+mod gate {
+    pub(super) const OPEN: u64 = 1 << 63;
+    pub(super) const AWAITED: u64 = 1 << 62;
+    const LIMIT_SHIFT: u32 = 32;
+    const INSIDE: u64 = (1 << LIMIT_SHIFT) - 1;
+
+    pub(super) fn open(limit: usize) -> u64 {
+        OPEN | (limit as u64) << LIMIT_SHIFT
+    }
+
+    pub(super) fn limit(state: u64) -> u64 {
+        (state & !(OPEN | AWAITED)) >> LIMIT_SHIFT
+    }
+
+    pub(super) fn inside(state: u64) -> u64 {
+        state & INSIDE
+    }
+}
+
+/// What those who entered a door work on.
+#[derive(Clone, Copy)]
+struct Job {
+    split: Split,
+    /// Borrowed by the caller, who does not return while someone is inside.
+    body: Body<'static>,
+}
+
+/// A place where one caller at a time offers blocks. It lives as long as the process, so that a late worker may look
+/// at it whenever it likes.
+#[repr(align(128))]
+struct Door {
+    /// See [`gate`].
+    state: AtomicU64,
+    /// Blocks claimed from the front in the low half, from the back in the high half.
+    claims: AtomicU64,
+    /// Sleeping workers that those who enter shall wake.
+    to_wake: AtomicUsize,
+    /// Written by the caller while the door is closed and nobody inside; read by those inside.
+    job: UnsafeCell<Option<Job>>,
+    /// Written by the caller before it sets `AWAITED`; read by the last one inside after it saw that.
+    caller: UnsafeCell<Option<Thread>>,
+    /// The first panic of a worker.
+    panic: Mutex<Option<Panic>>,
+}
+
+// SAFETY: `job` and `caller` are written and read in turn only, see there; the rest is `Sync`.
+unsafe impl Sync for Door {}
+
+impl Door {
+    const fn new() -> Self {
+        Self {
+            state: AtomicU64::new(0),
+            claims: AtomicU64::new(0),
+            to_wake: AtomicUsize::new(0),
+            job: UnsafeCell::new(None),
+            caller: UnsafeCell::new(None),
+            panic: Mutex::new(None),
+        }
+    }
+
+    /// Lets workers in.
+    ///
+    /// # Safety
+    ///
+    /// The door is closed, nobody is inside, and the caller owns it. It must drop the result before `body` ends.
+    unsafe fn open(&self, split: Split, threads: usize, cores: usize, body: Body<'_>) -> Opened<'_> {
+        // SAFETY: only the lifetime changes. Who reads `body` is inside, and `Opened` waits for those.
+        let body = unsafe { mem::transmute::<Body<'_>, Body<'static>>(body) };
+        // SAFETY: nobody else is inside, and nobody comes in before the store below.
+        unsafe { *self.job.get() = Some(Job { split, body }) };
+        self.claims.store(0, Ordering::Relaxed);
+        self.state.store(gate::open(threads - 1), Ordering::Release);
+        Opened { door: self, spins: threads <= cores }
+    }
+
+    /// Goes in, if the door is open and fewer are inside than may be.
+    fn enter(&self, active: &AtomicUsize) -> Option<Inside<'_>> {
+        let mut state = self.state.load(Ordering::Relaxed);
+        loop {
+            // The caller counts as active, so one more than there are others may be.
+            let crowded = active.load(Ordering::Relaxed) as u64 > gate::limit(state);
+            if state & gate::OPEN == 0 || gate::inside(state) >= gate::limit(state) || crowded {
+                return None;
+            }
+            // Acquire: what the caller wrote before it opened.
+            match self.state.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(Inside(self)),
+                Err(now) => state = now,
+            }
+        }
+    }
+
+    /// Claims the next block for the caller.
+    fn claim_front(&self, blocks: usize) -> Option<usize> {
+        let claims = self.claims.fetch_add(1, Ordering::Relaxed);
+        let (front, back) = (claims as u32 as usize, (claims >> 32) as usize);
+        (front + back < blocks).then_some(front)
+    }
+
+    /// Claims the next block for a worker.
+    fn claim_back(&self, blocks: usize) -> Option<usize> {
+        let claims = self.claims.fetch_add(1 << 32, Ordering::Relaxed);
+        let (front, back) = (claims as u32 as usize, (claims >> 32) as usize);
+        (front + back < blocks).then(|| blocks - 1 - back)
+    }
+
+    /// Leaves no block to claim: after a panic.
+    fn give_up(&self, blocks: usize) {
+        self.claims.fetch_add((blocks as u64) << 32, Ordering::Relaxed);
+    }
+}
+
+/// An open door, in its caller's hands. Dropped, also by a panic, it closes and waits for those inside.
+struct Opened<'a> {
+    door: &'a Door,
+    /// Whether there is a core for each thread, so that waiting keeps nobody from working.
+    spins: bool,
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        // Acquire: what those who left wrote.
+        let state = self.door.state.fetch_and(!gate::OPEN, Ordering::Acquire);
+        if gate::inside(state) != 0 {
+            self.wait();
+        }
+    }
+}
+
+impl Opened<'_> {
+    fn wait(&self) {
+        let state = &self.door.state;
+        let is_empty = || gate::inside(state.load(Ordering::Acquire)) == 0;
+        if self.spins && spin_until(WAIT, is_empty) {
+            return;
+        }
+        // Someone's core was taken away from him, perhaps by this very thread.
+        for _ in 0..16 {
+            thread::yield_now();
+            if is_empty() {
+                return;
+            }
+        }
+        // SAFETY: the one who reads it does so after the bit is set, below.
+        unsafe { *self.door.caller.get() = Some(thread::current()) };
+        // Release: the line above. Acquire: what those who left wrote.
+        if gate::inside(state.fetch_or(gate::AWAITED, Ordering::AcqRel)) == 0 {
+            return;
+        }
+        while state.load(Ordering::Acquire) != 0 {
+            thread::park();
+        }
+    }
+}
+
+/// A worker's stay inside a door.
+struct Inside<'a>(&'a Door);
+
+impl Inside<'_> {
+    /// What there is to do, and by how many threads.
+    fn job(&self) -> (Option<Job>, usize) {
+        let threads = gate::limit(self.0.state.load(Ordering::Relaxed)) as usize + 1;
+        // SAFETY: written before the door opened, and not again before this worker has left.
+        (unsafe { *self.0.job.get() }, threads)
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        // Release: what this worker did. Acquire: the caller's name.
+        let state = self.0.state.fetch_sub(1, Ordering::AcqRel);
+        if state & gate::AWAITED != 0 && gate::inside(state) == 1 {
+            // SAFETY: written before AWAITED was set; the caller waits until the state is 0.
+            let caller = unsafe { (*self.0.caller.get()).take() };
+            self.0.state.store(0, Ordering::Release);
+            // The caller and its door may be gone by now; its name is not.
+            if let Some(caller) = caller {
+                caller.unpark();
+            }
+        }
+    }
+}
+
+/// The workers of one process.
+struct Pool {
+    process: u32,
+    /// More threads than this do not run at once.
+    cores: usize,
+    /// Doors that some caller owns, a bit each.
+    taken: AtomicU64,
+    /// Doors that may have a block left, a bit each.
+    open: AtomicU64,
+    /// Threads inside a call, callers and workers.
+    active: AtomicUsize,
+    /// Workers that do not sleep.
+    awake: AtomicUsize,
+    /// Nanoseconds of work done without help since something was last done about it.
+    unaided: AtomicU64,
+    /// Workers that sleep, a bit each.
+    asleep: [AtomicU64; MOST_THREADS / 64],
+    /// How many workers there are to be; they start one by one.
+    started: AtomicUsize,
+    starting: Mutex<()>,
+    workers: [OnceLock<Thread>; MOST_THREADS],
+    doors: [Door; DOORS],
+}
+
+/// The pool of this process, or of the one it was forked from. Pools are never freed.
+static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
+
+impl Pool {
+    /// The pool, with workers for `threads` threads if they can be had.
+    fn current(threads: usize) -> &'static Self {
+        // SAFETY: null or a leaked box.
+        let pool = match unsafe { POOL.load(Ordering::Acquire).as_ref() } {
+            None => Self::renew(ptr::null_mut()),
+            Some(pool) => pool,
+        };
+        if pool.started.load(Ordering::Relaxed) + 1 < threads {
+            return pool.of_this_process().start(threads - 1);
+        }
+        pool
+    }
+
+    /// This pool, or a new one where this process was forked from the one it belongs to.
+    fn of_this_process(&'static self) -> &'static Self {
+        if process::id() == self.process { self } else { Self::renew(ptr::from_ref(self).cast_mut()) }
+    }
+
+    /// Puts a new pool in the place of `old`, unless someone has already.
+    #[cold]
+    fn renew(old: *mut Self) -> &'static Self {
+        if !old.is_null() {
+            count::forget_default();
+        }
+        let new = Box::into_raw(Box::new(Self {
+            process: process::id(),
+            cores: count::cores(),
+            taken: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            active: AtomicUsize::new(0),
+            awake: AtomicUsize::new(0),
+            unaided: AtomicU64::new(0),
+            asleep: [const { AtomicU64::new(0) }; MOST_THREADS / 64],
+            started: AtomicUsize::new(0),
+            starting: Mutex::new(()),
+            workers: [const { OnceLock::new() }; MOST_THREADS],
+            doors: [const { Door::new() }; DOORS],
+        }));
+        match POOL.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: made above, and leaked.
+            Ok(_) => unsafe { &*new },
+            Err(other) => {
+                // SAFETY: made above, and nobody else has seen it.
+                drop(unsafe { Box::from_raw(new) });
+                // SAFETY: what is in POOL was leaked.
+                unsafe { &*other }
+            }
+        }
+    }
+
+    /// Starts workers until there are `workers`. Does without those that the system refuses.
+    #[cold]
+    fn start(&'static self, workers: usize) -> &'static Self {
+        // Someone else is at it: do without for now.
+        let Ok(_guard) = self.starting.try_lock() else { return self };
+        for index in self.started.load(Ordering::Relaxed)..workers.min(MOST_THREADS) {
+            let name = std::format!("polyglot-{}", index + 1);
+            // Awake from birth, so that nobody wakes it.
+            self.awake.fetch_add(1, Ordering::Relaxed);
+            match thread::Builder::new().name(name).spawn(move || self.work(index)) {
+                Ok(handle) => drop(self.workers[index].set(handle.thread().clone())),
+                Err(_) => drop(self.awake.fetch_sub(1, Ordering::Relaxed)),
+            }
+        }
+        // Refused ones count, or each call would ask again.
+        self.started.fetch_max(workers, Ordering::Relaxed);
+        self
+    }
+
+    /// The life of a worker.
+    fn work(&self, index: usize) {
+        INSIDE.set(true);
+        let (word, bit) = (&self.asleep[index / 64], 1 << (index % 64));
+        let mut threads = 2;
+        loop {
+            let mut found = self.find();
+            // Where there are more threads than cores, one that spins keeps another from working.
+            if found.is_none() && threads <= self.cores {
+                spin_until(SPIN, || {
+                    found = self.find();
+                    found.is_some()
+                });
+            }
+            if let Some((door, inside)) = found {
+                threads = self.help(door, inside);
+                continue;
+            }
+            // Sequentially consistent here and in `offer`: either this sees the open door, or the caller the sleeper.
+            self.awake.fetch_sub(1, Ordering::SeqCst);
+            word.fetch_or(bit, Ordering::SeqCst);
+            if let Some((door, inside)) = self.find() {
+                if word.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
+                    self.awake.fetch_add(1, Ordering::Relaxed);
+                }
+                threads = self.help(door, inside);
+                continue;
+            }
+            while word.load(Ordering::Relaxed) & bit != 0 {
+                thread::park();
+            }
+        }
+    }
+
+    /// An open door that lets this thread in.
+    fn find(&self) -> Option<(usize, Inside<'_>)> {
+        let mut open = self.open.load(Ordering::SeqCst);
+        while open != 0 {
+            let index = open.trailing_zeros() as usize;
+            if let Some(inside) = self.doors[index].enter(&self.active) {
+                return Some((index, inside));
+            }
+            open &= open - 1;
+        }
+        None
+    }
+
+    /// Works on what is behind a door. The number of threads that do.
+    fn help(&self, index: usize, inside: Inside<'_>) -> usize {
+        let door = inside.0;
+        let (job, threads) = inside.job();
+        let Some(Job { split, body }) = job else { return threads };
+        self.active.fetch_add(1, Ordering::Relaxed);
+        for _ in 0..WAKES {
+            let left = door.to_wake.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            if left.is_err() || !self.wake_one() {
+                break;
+            }
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            while let Some(block) = door.claim_back(split.blocks) {
+                body(split.range(block));
+            }
+        }));
+        if let Err(panic) = result {
+            door.give_up(split.blocks);
+            let mut first = door.panic.lock().unwrap_or_else(PoisonError::into_inner);
+            if first.is_none() {
+                *first = Some(panic);
+            } else {
+                // Dropping it could panic once more.
+                mem::forget(panic);
+            }
+        }
+        // While inside: later the door may be someone else's.
+        self.open.fetch_and(!(1 << index), Ordering::Relaxed);
+        self.active.fetch_sub(1, Ordering::Relaxed);
+        threads
+    }
+
+    /// Wakes a worker; false where none sleeps.
+    fn wake_one(&self) -> bool {
+        for (place, word) in self.asleep.iter().enumerate() {
+            let mut sleepers = word.load(Ordering::SeqCst);
+            while sleepers != 0 {
+                let bit = sleepers & sleepers.wrapping_neg();
+                if word.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
+                    self.awake.fetch_add(1, Ordering::Relaxed);
+                    if let Some(worker) = self.workers[place * 64 + bit.trailing_zeros() as usize].get() {
+                        worker.unpark();
+                    }
+                    return true;
+                }
+                sleepers &= !bit;
+            }
+        }
+        false
+    }
+
+    /// Runs all blocks, with the help of at most `threads - 1` workers.
+    fn run(&'static self, split: Split, threads: usize, body: Body<'_>) {
+        let Some(owned) = self.take_door() else { return run_alone(split, body) };
+        let door = &self.doors[owned.index];
+        // SAFETY: the door is ours, and `opened` goes before `body`.
+        let opened = unsafe { door.open(split, threads, self.cores, body) };
+        self.offer(owned.index, split.cost, threads);
+        let mut own = 0;
+        while let Some(block) = door.claim_front(split.blocks) {
+            body(split.range(block));
+            own += 1;
+        }
+        drop(opened);
+        if own == split.blocks {
+            // The cost is positive, and a float to an integer saturates.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            self.unaided.fetch_add(split.cost.min(WORTH_TRYING) as u64, Ordering::Relaxed);
+        }
+        let panic = door.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(owned);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+
+    fn take_door(&'static self) -> Option<Owned> {
+        let mut taken = self.taken.load(Ordering::Relaxed);
+        loop {
+            let index = taken.trailing_ones() as usize;
+            if index >= DOORS {
+                return None;
+            }
+            // Acquire: the last owner is done with it.
+            let claimed = taken | 1 << index;
+            match self.taken.compare_exchange_weak(taken, claimed, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => {
+                    self.active.fetch_add(1, Ordering::Relaxed);
+                    return Some(Owned { pool: self, index });
+                }
+                Err(now) => taken = now,
+            }
+        }
+    }
+
+    /// Tells workers of an open door, and wakes some if that pays.
+    fn offer(&'static self, index: usize, cost: f32, threads: usize) {
+        let door = &self.doors[index];
+        door.to_wake.store(0, Ordering::Relaxed);
+        self.open.fetch_or(1 << index, Ordering::SeqCst);
+        let wanted = threads.saturating_sub(self.active.load(Ordering::Relaxed)).min(threads - 1);
+        let missing = wanted.saturating_sub(self.awake.load(Ordering::SeqCst));
+        let lonely = self.unaided.load(Ordering::Relaxed) >= WORTH_TRYING as u64;
+        if !(lonely || missing > 0 && cost >= WORTH_WAKING) {
+            return;
+        }
+        self.unaided.store(0, Ordering::Relaxed);
+        // Threads do not survive a fork. This call does without; the next one has a new pool.
+        if !ptr::eq(self.of_this_process(), self) {
+            return;
+        }
+        door.to_wake.store(missing.saturating_sub(WAKES), Ordering::Relaxed);
+        for _ in 0..missing.min(WAKES) {
+            if !self.wake_one() {
+                break;
+            }
+        }
+    }
+}
+
+/// A door in its caller's hands, given back when dropped.
+struct Owned {
+    pool: &'static Pool,
+    index: usize,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.pool.open.fetch_and(!(1 << self.index), Ordering::Relaxed);
+        self.pool.active.fetch_sub(1, Ordering::Relaxed);
+        // Release: the next owner sees all of the above.
+        self.pool.taken.fetch_and(!(1 << self.index), Ordering::Release);
+    }
+}
+
+/// Waits, without sleeping, until `done` or for this long. True if done.
+fn spin_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        for _ in 0..32 {
+            if done() {
+                return true;
+            }
+            spin_loop();
+        }
+        if start.elapsed() > limit {
+            return false;
+        }
+    }
+}
