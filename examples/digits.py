@@ -1,9 +1,11 @@
 """Classifies real handwritten digits with Polyglot Bridge and with NumPy, and races the two: `make demo`.
 
 The network (64 pixels, 128 and 64 hidden units, 10 classes) was trained by train_digits.py beside this file; the test
-images were held out. Prints accuracy, agreement and times, and draws out/digits.png.
+images were held out. Prints accuracy, agreement and times, and draws out/digits.png. With `--classes DTYPE` it prints
+the class of each test image instead, a line each, as the Rust example mlp does.
 """
 
+import sys
 import time
 from pathlib import Path
 
@@ -70,6 +72,12 @@ def draw(pixels, classes, probabilities, columns=10, rows=5, size=96):
     picture.save(PICTURE)
 
 
+def print_classes(dtype):
+    pixels = data.split()[2]
+    probabilities = classify(data.load_weights(dtype), data.scaled(pixels, dtype))
+    print(*probabilities.argmax(axis=1), sep="\n")
+
+
 def main():
     _, _, pixels, classes = data.split()
     print(f"{len(pixels)} handwritten digits that training never saw, polyglot_bridge {pb.__version__}\n")
@@ -94,4 +102,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--classes"]:
+        print_classes(*sys.argv[2:])
+    else:
+        main()
