@@ -21,6 +21,7 @@ mod view;
 
 pub use error::{Shape, ShapeError};
 pub use float::{Compute, Float, Lanes, MAX_LANES};
+pub use ops::activation::Activation;
 pub use ops::softmax::{softmax, softmax_in_place};
 #[cfg(feature = "parallel")]
 pub use parallel::set_num_threads;

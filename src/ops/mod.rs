@@ -1,3 +1,4 @@
 //! The operations, one a file. Each checks shapes once, splits the work, and runs a row kernel at the CPU's level.
 
+pub(crate) mod activation;
 pub(crate) mod softmax;
