@@ -22,7 +22,11 @@ mod view;
 pub use error::{Shape, ShapeError};
 pub use float::{Compute, Float, Lanes, MAX_LANES};
 pub use ops::activation::Activation;
-pub use ops::softmax::{softmax, softmax_in_place};
+pub use ops::dropout_add::{Mask, dropout_add, dropout_add_in_place};
+pub use ops::layer_norm::{layer_norm, layer_norm_in_place, rms_norm, rms_norm_in_place};
+pub use ops::map::{map, map_in_place, scale, scale_in_place};
+pub use ops::reduce::sum_of_squares;
+pub use ops::softmax::{log_softmax, log_softmax_in_place, softmax, softmax_in_place};
 #[cfg(feature = "parallel")]
 pub use parallel::set_num_threads;
 pub use parallel::{ThreadSource, num_threads, thread_source, with_threads};

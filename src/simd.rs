@@ -1,11 +1,15 @@
 //! The only room that knows CPU levels: detects the best one once, lets a caller choose another, and holds the few
-//! operations whose best form differs from level to level (16-bit conversions). Kernels are generic over [`Simd`].
+//! operations whose best form differs from level to level (16-bit conversions, stores past the cache). Kernels are generic over [`Simd`].
 #![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
 
+use core::any::TypeId;
 use core::mem::{size_of, transmute_copy};
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use fearless_simd::SimdBase;
 pub use fearless_simd::{Level, Simd};
+
+use crate::float::{Float, Lanes, MAX_LANES};
 
 /// Runs a kernel, an expression over the token `$simd`, compiled for each CPU level, at `$level`.
 ///
@@ -70,6 +74,82 @@ pub fn set_level(level: Level) {
         unsafe { transmute_copy::<Level, u8>(&level) }
     };
     LEVEL.store(tag + 1, Ordering::Relaxed);
+}
+
+/// Whether vectors of `T` can be written past the cache at level `S`: a whole 16, 32 or 64 bytes that the CPU has an
+/// instruction for.
+#[inline(always)]
+pub(crate) fn can_stream<S: Simd, T: Float>() -> bool {
+    let bytes = Lanes::<S, T>::LEN * size_of::<T>();
+    cfg!(all(any(target_arch = "x86", target_arch = "x86_64"), target_feature = "sse2"))
+        && is_plain::<T>()
+        && matches!(bytes, 16 | 32 | 64)
+        && bytes <= S::u8s::LEN
+}
+
+/// Whether each byte of a `T` is part of its value: so for the crate's own types, unknown for a user's.
+#[inline(always)]
+fn is_plain<T: 'static>() -> bool {
+    let this = TypeId::of::<T>();
+    #[cfg(feature = "f16")]
+    if this == TypeId::of::<half::f16>() || this == TypeId::of::<half::bf16>() {
+        return true;
+    }
+    this == TypeId::of::<f32>() || this == TypeId::of::<f64>()
+}
+
+/// How many elements lie before the first address that [`stream`] may write to: fewer than a vector has.
+#[inline(always)]
+pub(crate) fn until_aligned<S: Simd, T: Float>(target: *const T) -> usize {
+    let bytes = Lanes::<S, T>::LEN * size_of::<T>();
+    (bytes - target as usize % bytes) % bytes / size_of::<T>().max(1)
+}
+
+/// Writes one vector past the cache.
+///
+/// # Safety
+///
+/// [`can_stream`], and `target` is valid for writes of a vector and aligned to its size.
+#[inline(always)]
+pub(crate) unsafe fn stream<S: Simd, T: Float>(lanes: Lanes<S, T>, target: *mut T) {
+    let mut values = [T::ZERO; MAX_LANES];
+    T::store::<S>(lanes, &mut values[..Lanes::<S, T>::LEN]);
+    #[cfg(all(any(target_arch = "x86", target_arch = "x86_64"), target_feature = "sse2"))]
+    {
+        #[cfg(target_arch = "x86")]
+        use core::arch::x86::*;
+        #[cfg(target_arch = "x86_64")]
+        use core::arch::x86_64::*;
+        let source = values.as_ptr();
+        // SAFETY: `values` holds a vector of plain bytes, `target` has room for one and is aligned; and a level whose
+        // vectors have 32 or 64 bytes has AVX or AVX-512.
+        unsafe {
+            match Lanes::<S, T>::LEN * size_of::<T>() {
+                64 => _mm512_stream_si512(target.cast(), _mm512_loadu_si512(source.cast())),
+                32 => _mm256_stream_si256(target.cast(), _mm256_loadu_si256(source.cast())),
+                _ => _mm_stream_si128(target.cast(), _mm_loadu_si128(source.cast())),
+            }
+        }
+    }
+    #[cfg(not(all(any(target_arch = "x86", target_arch = "x86_64"), target_feature = "sse2")))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        target.copy_from_nonoverlapping(values.as_ptr(), Lanes::<S, T>::LEN);
+    }
+}
+
+/// Makes what [`stream`] wrote visible to other threads before anything that this thread writes later.
+#[inline(always)]
+pub(crate) fn finish_stores() {
+    #[cfg(all(target_arch = "x86", target_feature = "sse2"))]
+    use core::arch::x86::_mm_sfence;
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    use core::arch::x86_64::_mm_sfence;
+    #[cfg(all(any(target_arch = "x86", target_arch = "x86_64"), target_feature = "sse2"))]
+    // SAFETY: SSE is part of the baseline where SSE2 is.
+    unsafe {
+        _mm_sfence();
+    }
 }
 
 #[cfg(feature = "f16")]

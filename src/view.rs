@@ -2,7 +2,9 @@
 //! in place or from another. Shapes and lengths are checked here, once, so that kernels need not.
 #![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
 
+use core::any::TypeId;
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::slice;
 
@@ -10,6 +12,7 @@ use fearless_simd::{Select, Simd, SimdBase};
 
 use crate::error::{Shape, ShapeError};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
+use crate::simd;
 
 /// A borrowed matrix of any strides, in elements.
 ///
@@ -157,10 +160,72 @@ impl<'a, T: Copy> Matrix<'a, T> {
         Self { data: self.offset(row, col), rows: row_end - row, cols: col_end - col, ..*self }
     }
 
+    /// All elements as one row, where they lie side by side.
+    pub(crate) fn flat(&self) -> Option<Self> {
+        self.as_slice().map(Self::from)
+    }
+
+    /// The elements of a row from column `start` on: all of them, read in place, where they lie side by side; else as
+    /// many as `buffer` holds, copied there. Empty outside the matrix.
+    #[inline(always)]
+    pub(crate) fn gather<'s>(&self, row: usize, start: usize, buffer: &'s mut [T]) -> &'s [T]
+    where
+        'a: 's,
+    {
+        if self.has_contiguous_rows() {
+            return self.row(row).and_then(|row| row.get(start..)).unwrap_or_default();
+        }
+        let count = if row < self.rows { self.cols.saturating_sub(start).min(buffer.len()) } else { 0 };
+        for (index, value) in buffer.iter_mut().enumerate().take(count) {
+            // SAFETY: row < rows, start + index < cols.
+            *value = unsafe { *self.offset(row, start + index) };
+        }
+        buffer.get(..count).unwrap_or_default()
+    }
+
     #[inline(always)]
     fn offset(&self, row: usize, col: usize) -> *const T {
         // Wrapping: the one-past positions that `block` makes for empty parts need not lie in the allocation.
         self.data.wrapping_offset(row as isize * self.row_stride + col as isize * self.col_stride)
+    }
+}
+
+impl<'a> Matrix<'a, bool> {
+    /// The same elements as bytes, 0 or 1: what a bool is in memory.
+    pub(crate) fn to_bytes(self) -> Matrix<'a, u8> {
+        let Self { data, rows, cols, row_stride, col_stride, lifetime: _ } = self;
+        Matrix { data: data.cast(), rows, cols, row_stride, col_stride, lifetime: PhantomData }
+    }
+}
+
+impl<'a> Matrix<'a, u8> {
+    /// The same elements as flags: a [`Flag`] is one byte, any byte.
+    pub(crate) fn to_flags<C: Compute>(self) -> Matrix<'a, Flag<C>> {
+        let Self { data, rows, cols, row_stride, col_stride, lifetime: _ } = self;
+        Matrix { data: data.cast(), rows, cols, row_stride, col_stride, lifetime: PhantomData }
+    }
+}
+
+/// A byte that is read as 0 or 1 of a compute type, so that a mask is loaded like any row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(transparent)]
+pub(crate) struct Flag<C> {
+    byte: u8,
+    compute: PhantomData<C>,
+}
+
+impl<C: Compute> Float for Flag<C> {
+    type Acc = C;
+    const ZERO: Self = Self { byte: 0, compute: PhantomData };
+
+    #[inline(always)]
+    fn to_acc(self) -> C {
+        C::from_f64(f64::from(self.byte != 0))
+    }
+
+    #[inline(always)]
+    fn from_acc(value: C) -> Self {
+        Self { byte: u8::from(value != C::from_f64(0.0)), compute: PhantomData }
     }
 }
 
@@ -361,42 +426,67 @@ pub(crate) struct InOutMatrix<'a, T> {
     /// `None`: in place.
     source: Option<Matrix<'a, T>>,
     target: MatrixMut<'a, T>,
+    /// Whether what is written is too large for the cache, so that it had better pass it by.
+    stream: bool,
 }
 
 impl<'a, T: Float> InOutMatrix<'a, T> {
     /// Reads `source`, writes `target`.
     pub(crate) fn new(op: &'static str, source: Matrix<'a, T>, target: MatrixMut<'a, T>) -> Result<Self, ShapeError> {
         ShapeError::check(op, "out", target.shape(), source.shape())?;
-        Ok(Self { source: Some(source), target })
+        let stream = target.rows * target.cols >= STREAM_BYTES / size_of::<T>().max(1);
+        Ok(Self { source: Some(source), target, stream })
     }
 
     /// Reads and writes `target`.
     pub(crate) fn in_place(target: MatrixMut<'a, T>) -> Self {
-        Self { source: None, target }
+        Self { source: None, target, stream: false }
     }
 
     pub(crate) fn shape(&self) -> Shape {
         self.target.shape()
     }
 
+    /// Whether all elements lie side by side, row after row, on both sides.
+    pub(crate) fn is_dense(&self) -> bool {
+        let (rows, cols) = self.shape();
+        (rows <= 1 || self.target.row_stride == cols) && self.source.is_none_or(|source| source.as_slice().is_some())
+    }
+
     /// The same elements as one row, where both sides are dense; else as they are. For element-wise kernels.
     pub(crate) fn flatten(self) -> Self {
         let (rows, cols) = self.shape();
-        let dense = (rows <= 1 || self.target.row_stride == cols)
-            && self.source.is_none_or(|source| source.as_slice().is_some());
-        if !dense || rows == 0 {
+        if rows == 0 || !self.is_dense() {
             return self;
         }
         let len = rows * cols;
         Self {
             source: self.source.map(|source| Matrix { rows: 1, cols: len, row_stride: len as isize, ..source }),
             target: MatrixMut { rows: 1, cols: len, row_stride: len, ..self.target },
+            ..self
         }
     }
 
     /// Lends disjoint blocks to several threads.
     pub(crate) fn share(&mut self) -> SharedInOut<'_, T> {
-        SharedInOut { source: self.source, target: self.target.share() }
+        SharedInOut { source: self.source, target: self.target.share(), stream: self.stream }
+    }
+
+    /// The part with these columns.
+    #[inline(always)]
+    pub(crate) fn columns(&mut self, cols: Range<usize>) -> InOutMatrix<'_, T> {
+        let end = cols.end.min(self.target.cols);
+        let start = cols.start.min(end);
+        InOutMatrix {
+            source: self.source.map(|source| source.block(0..source.rows, start..end)),
+            target: MatrixMut {
+                data: self.target.data.wrapping_add(start),
+                cols: end - start,
+                lifetime: PhantomData,
+                ..self.target
+            },
+            stream: self.stream,
+        }
     }
 
     /// Runs `kernel` on each row in order; it is told the row's number.
@@ -416,16 +506,25 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
                     target.cast_const()
                 }
             };
-            kernel(row, InOut { source, target, len: cols, lifetime: PhantomData });
+            let stream = self.stream && !core::ptr::eq(source, target);
+            kernel(row, InOut { source, target, len: cols, stream, lifetime: PhantomData });
+        }
+        if self.stream {
+            simd::finish_stores();
         }
     }
 }
+
+/// Results of this size and more are written past the cache: they would push out what is still needed, and each of
+/// their lines would be read before it is overwritten.
+const STREAM_BYTES: usize = 16 << 20;
 
 /// An [`InOutMatrix`] whose disjoint blocks are handed to threads.
 #[derive(Debug)]
 pub(crate) struct SharedInOut<'a, T> {
     source: Option<Matrix<'a, T>>,
     target: SharedMut<'a, T>,
+    stream: bool,
 }
 
 impl<T: Float> SharedInOut<'_, T> {
@@ -440,31 +539,278 @@ impl<T: Float> SharedInOut<'_, T> {
             source: self.source.map(|source| source.block(rows.clone(), cols.clone())),
             // SAFETY: the caller's promise.
             target: unsafe { self.target.block(rows, cols) },
+            stream: self.stream,
         }
     }
 }
 
 /// A row that is read and a row of the same length that is written, which are either the same or apart.
 ///
-/// Kernels go over it a vector at a time with [`map`](InOut::map) and [`fold`](InOut::fold), which do the short last
-/// vector as well; a kernel has no index and no tail.
+/// Kernels go over it a vector at a time with [`map`](InOut::map), [`map_sum`](InOut::map_sum) and
+/// [`fold`](Row::fold), which do the short last vector as well; a kernel has no index and no tail.
 #[derive(Debug)]
-pub(crate) struct InOut<'a, T> {
+pub(crate) struct InOut<'a, T, U = T> {
     source: *const T,
-    target: *mut T,
+    target: *mut U,
     len: usize,
-    lifetime: PhantomData<&'a mut [T]>,
+    /// Whether `map` writes past the cache. Never where source and target are the same.
+    stream: bool,
+    lifetime: PhantomData<&'a mut [U]>,
 }
 
-impl<T: Float> InOut<'_, T> {
-    pub(crate) fn len(&self) -> usize {
-        self.len
+/// Rows read beside the one that is mapped, each at least as long.
+pub(crate) trait Beside<S: Simd, C: Compute>: Copy {
+    /// A vector of each row.
+    type Vectors;
+
+    /// The length of the shortest, at most `len`.
+    fn len(self, len: usize) -> usize;
+
+    /// The vectors that begin at `index`.
+    ///
+    /// # Safety
+    ///
+    /// `index` plus the lanes of a vector is at most the length of each row.
+    unsafe fn load(self, simd: S, index: usize) -> Self::Vectors;
+
+    /// The first `count` elements of each row, and zeros.
+    ///
+    /// # Safety
+    ///
+    /// `count` is at most the length of each row.
+    unsafe fn pad(self, simd: S, count: usize) -> Self::Vectors;
+}
+
+impl<S: Simd, T: Float, const K: usize> Beside<S, T::Acc> for [&[T]; K] {
+    type Vectors = [Lanes<S, T>; K];
+
+    #[inline(always)]
+    fn len(self, mut len: usize) -> usize {
+        for row in self {
+            len = len.min(row.len());
+        }
+        len
     }
 
-    /// From here on the row written so far is the one that is read.
     #[inline(always)]
-    pub(crate) fn read_back(&mut self) {
-        self.source = self.target;
+    unsafe fn load(self, simd: S, index: usize) -> Self::Vectors {
+        let mut vectors = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); K];
+        for (vector, row) in vectors.iter_mut().zip(self) {
+            // SAFETY: the caller's promise.
+            *vector = T::load(simd, unsafe { row.get_unchecked(index..index + Lanes::<S, T>::LEN) });
+        }
+        vectors
+    }
+
+    #[inline(always)]
+    unsafe fn pad(self, simd: S, count: usize) -> Self::Vectors {
+        let mut vectors = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); K];
+        for (vector, row) in vectors.iter_mut().zip(self) {
+            // SAFETY: the caller's promise.
+            *vector = unsafe { pad::<S, T>(simd, row.as_ptr(), count) };
+        }
+        vectors
+    }
+}
+
+impl<S: Simd, T: Float, M: Float<Acc = T::Acc>> Beside<S, T::Acc> for (&[T], &[M]) {
+    type Vectors = (Lanes<S, T>, Lanes<S, T>);
+
+    #[inline(always)]
+    fn len(self, len: usize) -> usize {
+        len.min(self.0.len()).min(self.1.len())
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, simd: S, index: usize) -> Self::Vectors {
+        let range = index..index + Lanes::<S, T>::LEN;
+        // SAFETY: the caller's promise.
+        unsafe { (T::load(simd, self.0.get_unchecked(range.clone())), M::load(simd, self.1.get_unchecked(range))) }
+    }
+
+    #[inline(always)]
+    unsafe fn pad(self, simd: S, count: usize) -> Self::Vectors {
+        // SAFETY: the caller's promise.
+        unsafe { (pad::<S, T>(simd, self.0.as_ptr(), count), pad::<S, M>(simd, self.1.as_ptr(), count)) }
+    }
+}
+
+impl<'a, T: Float, U: Float<Acc = T::Acc>> InOut<'a, T, U> {
+    /// The vector that begins at `index`.
+    ///
+    /// # Safety
+    ///
+    /// `index + LEN <= self.len`
+    #[inline(always)]
+    unsafe fn load<S: Simd>(&self, simd: S, index: usize) -> Lanes<S, T> {
+        // SAFETY: the caller's promise.
+        unsafe { self.row().load(simd, index) }
+    }
+
+    /// Writes the vector that begins at `index`.
+    ///
+    /// # Safety
+    ///
+    /// `index + LEN <= self.len`
+    #[inline(always)]
+    unsafe fn store<S: Simd>(&mut self, lanes: Lanes<S, T>, index: usize) {
+        // SAFETY: the caller's promise; target is valid for writes of `len` elements, and no other slice of it lives.
+        U::store::<S>(lanes, unsafe { slice::from_raw_parts_mut(self.target.add(index), Lanes::<S, T>::LEN) });
+    }
+
+    /// Writes the first `count` lanes to the first elements of the row.
+    ///
+    /// # Safety
+    ///
+    /// `count <= self.len` and `count <= LEN`
+    #[inline(always)]
+    unsafe fn store_first<S: Simd>(&mut self, lanes: Lanes<S, T>, count: usize) {
+        let mut values = [U::ZERO; MAX_LANES];
+        U::store::<S>(lanes, &mut values[..Lanes::<S, T>::LEN]);
+        for (index, &value) in values.iter().enumerate().take(count) {
+            // SAFETY: index < count <= self.len.
+            unsafe { *self.target.add(index) = value };
+        }
+    }
+
+    /// Replaces each element x by f(x, others), `others` being the elements at the same place of K further rows.
+    ///
+    /// The last vector overlaps the one before it where the length is no multiple of the lanes: `f` must give a lane
+    /// the same result however often it is asked.
+    #[inline(always)]
+    pub(crate) fn map<S: Simd, V: Float<Acc = T::Acc>, const K: usize>(
+        &mut self,
+        simd: S,
+        others: [&[V]; K],
+        f: impl Fn(Lanes<S, T>, [Lanes<S, T>; K]) -> Lanes<S, T>,
+    ) {
+        self.map_beside(simd, others, f);
+    }
+
+    /// [`map`](InOut::map) with other rows of other types.
+    #[inline(always)]
+    pub(crate) fn map_beside<S: Simd, B: Beside<S, T::Acc>>(
+        &mut self,
+        simd: S,
+        beside: B,
+        f: impl Fn(Lanes<S, T>, B::Vectors) -> Lanes<S, T>,
+    ) {
+        let lanes = Lanes::<S, T>::LEN;
+        // Shorter rows than asked for cannot happen: operations check shapes. Here they would cut the work short.
+        let len = beside.len(self.len);
+        // SAFETY: each index is at most len - lanes, each count at most len, and each row has at least len elements.
+        unsafe {
+            if len < lanes {
+                let result = f(pad::<S, T>(simd, self.source, len), beside.pad(simd, len));
+                return self.store_first::<S>(result, len);
+            }
+            let at = inlined(
+                #[inline(always)]
+                |this: &Self, index: usize| f(this.load(simd, index), beside.load(simd, index)),
+            );
+            // Before the loop, which in place overwrites what this reads.
+            let last = if len % lanes == 0 { None } else { Some(at(self, len - lanes)) };
+            let mut index = 0;
+            if self.stream && simd::can_stream::<S, U>() {
+                let first = at(self, 0);
+                self.store::<S>(first, 0);
+                index = simd::until_aligned::<S, U>(self.target);
+                while index + lanes <= len {
+                    simd::stream::<S, U>(at(self, index), self.target.add(index));
+                    index += lanes;
+                }
+                if index < len {
+                    let rest = at(self, len - lanes);
+                    self.store::<S>(rest, len - lanes);
+                }
+                return;
+            }
+            while index + UNROLL * lanes <= len {
+                let mut results = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); UNROLL];
+                for (part, result) in results.iter_mut().enumerate() {
+                    *result = at(self, index + part * lanes);
+                }
+                for (part, result) in results.into_iter().enumerate() {
+                    self.store::<S>(result, index + part * lanes);
+                }
+                index += UNROLL * lanes;
+            }
+            while index + lanes <= len {
+                let result = at(self, index);
+                self.store::<S>(result, index);
+                index += lanes;
+            }
+            if let Some(last) = last {
+                self.store::<S>(last, len - lanes);
+            }
+        }
+    }
+
+    /// Replaces each element x by f(x) and sums what f gave, before it was rounded to be stored. The order of the sum
+    /// is fixed by the length: see [`Tree`].
+    #[inline(always)]
+    pub(crate) fn map_sum<S: Simd>(&mut self, simd: S, f: impl Fn(Lanes<S, T>) -> Lanes<S, T>) -> Lanes<S, T> {
+        let lanes = Lanes::<S, T>::LEN;
+        let zero = Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0));
+        let rest = self.len % lanes;
+        // SAFETY: each index is at most len - lanes, each count at most len.
+        unsafe {
+            if self.len < lanes {
+                let value = f(pad::<S, T>(simd, self.source, rest));
+                self.store_first::<S>(value, rest);
+                return before::<S, T>(simd, rest).select(value, zero);
+            }
+            // Before the loop, which in place overwrites what this reads.
+            let last = if rest == 0 { None } else { Some(f(self.load(simd, self.len - lanes))) };
+            let end = last.map(
+                #[inline(always)]
+                |value| before::<S, T>(simd, lanes - rest).select(zero, value),
+            );
+            let sum = Tree::run(
+                self.len / lanes,
+                zero,
+                #[inline(always)]
+                |vector| {
+                    let value = f(self.load(simd, vector * lanes));
+                    self.store::<S>(value, vector * lanes);
+                    value
+                },
+                end,
+                #[inline(always)]
+                |a, b| a + b,
+            );
+            if let Some(last) = last {
+                self.store::<S>(last, self.len - lanes);
+            }
+            sum
+        }
+    }
+
+    /// The row that is read.
+    #[inline(always)]
+    pub(crate) fn row(&self) -> Row<'_, T> {
+        Row { source: self.source, len: self.len, lifetime: PhantomData }
+    }
+}
+
+/// A row that is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row<'a, T> {
+    source: *const T,
+    len: usize,
+    lifetime: PhantomData<&'a [T]>,
+}
+
+impl<'a, T> From<&'a [T]> for Row<'a, T> {
+    #[inline(always)]
+    fn from(row: &'a [T]) -> Self {
+        Self { source: row.as_ptr(), len: row.len(), lifetime: PhantomData }
+    }
+}
+
+impl<T: Float> Row<'_, T> {
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     /// The vector that begins at `index`.
@@ -478,114 +824,228 @@ impl<T: Float> InOut<'_, T> {
         T::load(simd, unsafe { slice::from_raw_parts(self.source.add(index), Lanes::<S, T>::LEN) })
     }
 
-    /// Writes the vector that begins at `index`.
-    ///
-    /// # Safety
-    ///
-    /// `index + LEN <= self.len`
+    /// Combines what `term` gives for each vector of the row, in an order that the length alone fixes: see [`Tree`].
+    /// Lanes past the end read as `fill`, whose term must be neutral, as `neutral` is.
     #[inline(always)]
-    unsafe fn store<S: Simd>(&mut self, lanes: Lanes<S, T>, index: usize) {
-        // SAFETY: the caller's promise; target is valid for writes of `len` elements, and no other slice of it lives.
-        T::store::<S>(lanes, unsafe { slice::from_raw_parts_mut(self.target.add(index), Lanes::<S, T>::LEN) });
-    }
-
-    /// Replaces each element x by f(x, others), `others` being the elements at the same place of K further rows.
-    ///
-    /// The last vector overlaps the one before it where the length is no multiple of the lanes: `f` must give a lane
-    /// the same result however often it is asked.
-    #[inline(always)]
-    pub(crate) fn map<S: Simd, U: Float<Acc = T::Acc>, const K: usize>(
-        &mut self,
-        simd: S,
-        others: [&[U]; K],
-        f: impl Fn(Lanes<S, T>, [Lanes<S, T>; K]) -> Lanes<S, T>,
-    ) {
-        let lanes = Lanes::<S, T>::LEN;
-        // Shorter rows than asked for cannot happen: operations check shapes. Here they would cut the work short.
-        let len = others.iter().fold(self.len, |len, other| len.min(other.len()));
-        if len < lanes {
-            let x = pad::<S, T>(simd, self.source, len);
-            let others = others.map(|other| pad::<S, U>(simd, other.as_ptr(), len));
-            let mut result = [T::ZERO; MAX_LANES];
-            T::store::<S>(f(x, others), &mut result[..lanes]);
-            for (index, &value) in result[..len].iter().enumerate() {
-                // SAFETY: index < len <= self.len.
-                unsafe { *self.target.add(index) = value };
-            }
-            return;
-        }
-        // SAFETY: each index is at most len - lanes, and each row has at least len elements.
-        unsafe {
-            let load = |this: &Self, index: usize| {
-                let others = others.map(|other| U::load(simd, other.get_unchecked(index..index + lanes)));
-                f(this.load(simd, index), others)
-            };
-            // Before the loop, which in place overwrites what this reads.
-            let last = load(self, len - lanes);
-            let mut index = 0;
-            while index + lanes <= len {
-                let result = load(self, index);
-                self.store::<S>(result, index);
-                index += lanes;
-            }
-            self.store::<S>(last, len - lanes);
-        }
-    }
-
-    /// Folds the row into N independent accumulators, vector i into accumulator i % N, so that the order is fixed by
-    /// the length alone. Lanes past the end read as `fill`, which must leave an accumulator as it was.
-    #[inline(always)]
-    pub(crate) fn fold<S: Simd, A: Copy, const N: usize>(
+    pub(crate) fn fold<S: Simd, A: Copy>(
         &self,
         simd: S,
         fill: T::Acc,
-        init: A,
-        f: impl Fn(A, Lanes<S, T>) -> A,
-    ) -> [A; N] {
+        neutral: A,
+        term: impl Fn(Lanes<S, T>) -> A,
+        combine: impl Fn(A, A) -> A,
+    ) -> A {
         let lanes = Lanes::<S, T>::LEN;
-        let mut accumulators = [init; N];
-        let mut index = 0;
-        // SAFETY: each index is at most len - lanes.
+        let rest = self.len % lanes;
+        let fill = Lanes::<S, T>::splat(simd, fill);
+        // SAFETY: each index is at most len - lanes, each count at most len.
         unsafe {
-            while index + N * lanes <= self.len {
-                for (part, accumulator) in accumulators.iter_mut().enumerate() {
-                    *accumulator = f(*accumulator, self.load(simd, index + part * lanes));
-                }
-                index += N * lanes;
+            if self.len < lanes {
+                return term(before::<S, T>(simd, rest).select(pad::<S, T>(simd, self.source, rest), fill));
             }
-            for accumulator in &mut accumulators {
-                if index + lanes > self.len {
-                    break;
-                }
-                *accumulator = f(*accumulator, self.load(simd, index));
-                index += lanes;
-            }
-            let rest = self.len - index;
-            if rest > 0 {
-                let fill = Lanes::<S, T>::splat(simd, fill);
-                let last = if self.len >= lanes {
-                    let place = Lanes::<S, T>::from_fn(simd, |lane| T::Acc::from_f64(lane as f64));
-                    let first = Lanes::<S, T>::splat(simd, T::Acc::from_f64((lanes - rest) as f64));
-                    place.simd_ge(first).select(self.load(simd, self.len - lanes), fill)
-                } else {
-                    let place = Lanes::<S, T>::from_fn(simd, |lane| T::Acc::from_f64(lane as f64));
-                    let end = Lanes::<S, T>::splat(simd, T::Acc::from_f64(rest as f64));
-                    place.simd_lt(end).select(pad::<S, T>(simd, self.source, rest), fill)
-                };
-                let slot = (index / lanes) % N;
-                accumulators[slot] = f(accumulators[slot], last);
-            }
+            let end = if rest == 0 {
+                None
+            } else {
+                Some(term(before::<S, T>(simd, lanes - rest).select(fill, self.load(simd, self.len - lanes))))
+            };
+            Tree::run(
+                self.len / lanes,
+                neutral,
+                #[inline(always)]
+                |vector| term(self.load(simd, vector * lanes)),
+                end,
+                combine,
+            )
         }
-        accumulators
     }
 }
 
-/// A vector of the first `len` elements and zeros.
+impl<'a, T: Float> InOut<'a, T> {
+    /// Replaces each element x by f(x), one by one: for functions that know nothing of vectors.
+    #[inline(always)]
+    pub(crate) fn map_each(&mut self, f: impl Fn(T) -> T) {
+        if core::ptr::eq(self.source, self.target) {
+            // SAFETY: `len` elements that are ours alone.
+            for value in unsafe { slice::from_raw_parts_mut(self.target, self.len) } {
+                *value = f(*value);
+            }
+            return;
+        }
+        // SAFETY: `len` elements on each side; rows that are not the same are apart.
+        let (source, target) =
+            unsafe { (slice::from_raw_parts(self.source, self.len), slice::from_raw_parts_mut(self.target, self.len)) };
+        for (result, &value) in target.iter_mut().zip(source) {
+            *result = f(value);
+        }
+    }
+}
+
+/// Vectors worked on at once by [`InOut::map`]: enough to hide the latency of an addition.
+const UNROLL: usize = 4;
+
+/// Combines the terms of n vectors in an order that n alone fixes.
+///
+/// Sixteen vectors at a time go into four accumulators, whose totals are combined pairwise, two blocks with two
+/// blocks and so on: as a sum of floats, its error is that of pairwise summation (Higham, Accuracy and Stability of
+/// Numerical Algorithms, 4.2).
+pub(crate) struct Tree<A> {
+    /// The totals of the complete subtrees so far, from the largest to the smallest: one for each 1 bit of `blocks`.
+    totals: [MaybeUninit<A>; usize::BITS as usize],
+    depth: usize,
+    blocks: usize,
+}
+
+impl<A: Copy> Tree<A> {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Self { totals: [const { MaybeUninit::uninit() }; usize::BITS as usize], depth: 0, blocks: 0 }
+    }
+
+    #[inline(always)]
+    fn run(
+        vectors: usize,
+        neutral: A,
+        mut term: impl FnMut(usize) -> A,
+        end: Option<A>,
+        combine: impl Fn(A, A) -> A,
+    ) -> A {
+        const CHAIN: usize = 4;
+        const BLOCK: usize = CHAIN * UNROLL;
+        let mut tree = Self::new();
+        let mut vector = 0;
+        while vector + BLOCK <= vectors {
+            let mut parts = [neutral; UNROLL];
+            for (part, total) in parts.iter_mut().enumerate() {
+                *total = term(vector + part);
+            }
+            for step in 1..CHAIN {
+                for (part, total) in parts.iter_mut().enumerate() {
+                    *total = combine(*total, term(vector + step * UNROLL + part));
+                }
+            }
+            tree.push(combine(combine(parts[0], parts[1]), combine(parts[2], parts[3])), &combine);
+            vector += BLOCK;
+        }
+        let mut parts = [neutral; UNROLL];
+        while vector + UNROLL <= vectors {
+            for (part, total) in parts.iter_mut().enumerate() {
+                *total = combine(*total, term(vector + part));
+            }
+            vector += UNROLL;
+        }
+        for total in &mut parts {
+            if vector == vectors {
+                break;
+            }
+            *total = combine(*total, term(vector));
+            vector += 1;
+        }
+        if let Some(end) = end {
+            parts[UNROLL - 1] = combine(parts[UNROLL - 1], end);
+        }
+        tree.finish(combine(combine(parts[0], parts[1]), combine(parts[2], parts[3])), &combine)
+    }
+
+    /// Adds the total of one more block.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, mut total: A, combine: &impl Fn(A, A) -> A) {
+        for _ in 0..self.blocks.trailing_ones() {
+            total = combine(self.pop(), total);
+        }
+        // There is one total for each 1 bit of `blocks`, so at most as many as a usize has bits.
+        if let Some(slot) = self.totals.get_mut(self.depth) {
+            *slot = MaybeUninit::new(total);
+            self.depth += 1;
+        }
+        self.blocks += 1;
+    }
+
+    /// The total of all blocks and `total`, the last.
+    #[inline(always)]
+    pub(crate) fn finish(mut self, mut total: A, combine: &impl Fn(A, A) -> A) -> A {
+        while self.depth > 0 {
+            total = combine(self.pop(), total);
+        }
+        total
+    }
+
+    /// The last total; only called where there is one.
+    #[inline(always)]
+    fn pop(&mut self) -> A {
+        self.depth -= 1;
+        // SAFETY: `push` wrote each slot below `depth`.
+        unsafe { self.totals.get_unchecked(self.depth).assume_init() }
+    }
+}
+
+/// Room for one row in the compute type, for kernels whose values between two passes must not be rounded.
+#[derive(Debug)]
+pub(crate) struct Scratch<C> {
+    values: [MaybeUninit<C>; SCRATCH],
+}
+
+/// The longest row that [`Scratch`] holds: 16 KiB of stack in f32, little on a microcontroller.
+const SCRATCH: usize = if cfg!(feature = "std") { 4096 } else { 64 };
+
+impl<C: Compute> Scratch<C> {
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Self { values: [const { MaybeUninit::uninit() }; SCRATCH] }
+    }
+
+    /// The two halves of a way from a row through the compute type and back into the row, which keeps what lies
+    /// between unrounded: in `out` itself where that is of the compute type, else in this scratch. `None` where the
+    /// row is too long for it.
+    #[inline(always)]
+    pub(crate) fn between<'s, T: Float<Acc = C>>(
+        &'s mut self,
+        row: InOut<'s, T>,
+    ) -> Result<(InOut<'s, T, C>, InOut<'s, C, T>), InOut<'s, T>> {
+        let InOut { source, target, len, stream, lifetime: _ } = row;
+        let room = if len <= SCRATCH && (stream || TypeId::of::<T>() != TypeId::of::<C>()) {
+            self.values.as_mut_ptr().cast::<C>()
+        } else if TypeId::of::<T>() == TypeId::of::<C>() && len <= LONG {
+            target.cast::<C>()
+        } else {
+            return Err(row);
+        };
+        Ok((
+            InOut { source, target: room, len, stream: false, lifetime: PhantomData },
+            InOut { source: room, target, len, stream, lifetime: PhantomData },
+        ))
+    }
+}
+
+/// Rows longer than this leave the cache between two passes: computing a value again costs less than fetching it.
+const LONG: usize = 1 << 17;
+
+/// The closure that it is given: where an attribute on one may stand.
 #[inline(always)]
-fn pad<S: Simd, T: Float>(simd: S, source: *const T, len: usize) -> Lanes<S, T> {
+pub(crate) fn inlined<F>(f: F) -> F {
+    f
+}
+
+/// A mask of the lanes below `count`.
+#[inline(always)]
+fn before<S: Simd, T: Float>(simd: S, count: usize) -> <Lanes<S, T> as SimdBase<S>>::Mask {
+    let place = Lanes::<S, T>::from_fn(
+        simd,
+        #[inline(always)]
+        |lane| T::Acc::from_f64(lane as f64),
+    );
+    place.simd_lt(Lanes::<S, T>::splat(simd, T::Acc::from_f64(count as f64)))
+}
+
+/// A vector of the first `count` elements and zeros.
+///
+/// # Safety
+///
+/// `source` is valid for reads of `count` elements.
+#[inline(always)]
+unsafe fn pad<S: Simd, T: Float>(simd: S, source: *const T, count: usize) -> Lanes<S, T> {
     let mut values = [T::ZERO; MAX_LANES];
-    for (index, value) in values.iter_mut().enumerate().take(len) {
-        // SAFETY: callers pass a source of at least `len` elements.
+    for (index, value) in values.iter_mut().enumerate().take(count) {
+        // SAFETY: the caller's promise.
         *value = unsafe { *source.add(index) };
     }
     T::load(simd, &values[..Lanes::<S, T>::LEN])

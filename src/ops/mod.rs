@@ -1,4 +1,8 @@
 //! The operations, one a file. Each checks shapes once, splits the work, and runs a row kernel at the CPU's level.
 
 pub(crate) mod activation;
+pub(crate) mod dropout_add;
+pub(crate) mod layer_norm;
+pub(crate) mod map;
+pub(crate) mod reduce;
 pub(crate) mod softmax;

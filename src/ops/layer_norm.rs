@@ -1,0 +1,388 @@
+//! Layer norm and RMS norm of each row, with optional weight and bias, and the care that keeps their statistics right
+//! for rows whose mean is far above their spread and for rows near the ends of the number range.
+
+use fearless_simd::{Simd, SimdBase, SimdFloat};
+use num_traits::Float as _;
+
+use crate::error::ShapeError;
+use crate::float::{Compute, Float, Lanes};
+use crate::parallel;
+use crate::simd::{self, dispatch};
+use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row};
+
+/// What one element costs on one core, in nanoseconds.
+const COST: f32 = 0.2;
+
+/// Writes (x - mean) / sqrt(variance + eps) * weight + bias to `out`, mean and variance being those of the row.
+///
+/// `x` and `out` have the same shape, `weight` and `bias` one element a column; a slice is one row. The variance is the
+/// mean of squared differences from the mean (Ba, Kiros and Hinton, Layer Normalization, 2016). A row of equal values
+/// becomes exactly the bias, whatever `eps` is; a row that holds a NaN or an infinity becomes NaN; statistics that
+/// would overflow or vanish are taken of the row times a power of two.
+///
+/// # Errors
+///
+/// [`ShapeError`] where the shapes of `x` and `out` differ, or `weight` or `bias` have another length than a row.
+///
+/// # Examples
+///
+/// ```
+/// let mut out = [0.0_f32; 2];
+/// polyglot_bridge::layer_norm(&[1.0, 3.0], Some(&[10.0, 10.0]), None, 0.0, &mut out)?;
+/// assert_eq!(out, [-10.0, 10.0]);
+/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// ```
+pub fn layer_norm<'a, 'b, T: Float>(
+    x: impl Into<Matrix<'a, T>>,
+    weight: Option<&[T]>,
+    bias: Option<&[T]>,
+    eps: T::Acc,
+    out: impl Into<MatrixMut<'b, T>>,
+) -> Result<(), ShapeError> {
+    let io = InOutMatrix::new("layer_norm", x.into(), out.into())?;
+    layer_norm_rows(io, Affine { weight, bias }, eps)
+}
+
+/// [`layer_norm`], over its input.
+///
+/// # Errors
+///
+/// [`ShapeError`] where `weight` or `bias` have another length than a row.
+///
+/// # Examples
+///
+/// ```
+/// let mut row = [7.0_f64, 7.0];
+/// polyglot_bridge::layer_norm_in_place(&mut row, None, Some(&[1.0, 2.0]), 1e-5)?;
+/// assert_eq!(row, [1.0, 2.0]);
+/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// ```
+pub fn layer_norm_in_place<'a, T: Float>(
+    x: impl Into<MatrixMut<'a, T>>,
+    weight: Option<&[T]>,
+    bias: Option<&[T]>,
+    eps: T::Acc,
+) -> Result<(), ShapeError> {
+    layer_norm_rows(InOutMatrix::in_place(x.into()), Affine { weight, bias }, eps)
+}
+
+/// Writes x / sqrt(mean(x²) + eps) * weight to `out`, the mean being that of the row.
+///
+/// Shapes, NaN, infinities and extremes as for [`layer_norm`]; a row of zeros stays zero, whatever `eps` is (Zhang and
+/// Sennrich, Root Mean Square Layer Normalization, 2019).
+///
+/// # Errors
+///
+/// [`ShapeError`] where the shapes of `x` and `out` differ, or `weight` has another length than a row.
+///
+/// # Examples
+///
+/// ```
+/// let mut out = [0.0_f32; 2];
+/// polyglot_bridge::rms_norm(&[1e20, -1e20], None, 1e-6, &mut out)?;
+/// assert_eq!(out, [1.0, -1.0]);
+/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// ```
+pub fn rms_norm<'a, 'b, T: Float>(
+    x: impl Into<Matrix<'a, T>>,
+    weight: Option<&[T]>,
+    eps: T::Acc,
+    out: impl Into<MatrixMut<'b, T>>,
+) -> Result<(), ShapeError> {
+    let io = InOutMatrix::new("rms_norm", x.into(), out.into())?;
+    rms_norm_rows(io, Affine { weight, bias: None }, eps)
+}
+
+/// [`rms_norm`], over its input.
+///
+/// # Errors
+///
+/// [`ShapeError`] where `weight` has another length than a row.
+///
+/// # Examples
+///
+/// ```
+/// let mut row = [3.0_f64, 3.0];
+/// polyglot_bridge::rms_norm_in_place(&mut row, None, 0.0)?;
+/// assert_eq!(row, [1.0, 1.0]);
+/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// ```
+pub fn rms_norm_in_place<'a, T: Float>(
+    x: impl Into<MatrixMut<'a, T>>,
+    weight: Option<&[T]>,
+    eps: T::Acc,
+) -> Result<(), ShapeError> {
+    rms_norm_rows(InOutMatrix::in_place(x.into()), Affine { weight, bias: None }, eps)
+}
+
+/// What is done to a row after it was normalised: times `weight`, plus `bias`.
+#[derive(Clone, Copy, Debug)]
+struct Affine<'a, T> {
+    weight: Option<&'a [T]>,
+    bias: Option<&'a [T]>,
+}
+
+impl<T: Float> Affine<'_, T> {
+    fn check(&self, op: &'static str, cols: usize) -> Result<(), ShapeError> {
+        for (operand, values) in [("weight", self.weight), ("bias", self.bias)] {
+            ShapeError::check(op, operand, (1, values.map_or(cols, <[T]>::len)), (1, cols))?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn write<S: Simd>(self, simd: S, mut row: InOut<'_, T>, normalise: impl Fn(Lanes<S, T>) -> Lanes<S, T>) {
+        match (self.weight, self.bias) {
+            (None, None) => row.map::<S, T, 0>(
+                simd,
+                [],
+                #[inline(always)]
+                |x, []| normalise(x),
+            ),
+            (Some(weight), None) => row.map(
+                simd,
+                [weight],
+                #[inline(always)]
+                |x, [weight]| normalise(x) * weight,
+            ),
+            (None, Some(bias)) => row.map(
+                simd,
+                [bias],
+                #[inline(always)]
+                |x, [bias]| normalise(x) + bias,
+            ),
+            (Some(weight), Some(bias)) => row.map(
+                simd,
+                [weight, bias],
+                #[inline(always)]
+                |x, [weight, bias]| normalise(x).mul_add(weight, bias),
+            ),
+        }
+    }
+}
+
+fn layer_norm_rows<T: Float>(io: InOutMatrix<'_, T>, affine: Affine<'_, T>, eps: T::Acc) -> Result<(), ShapeError> {
+    affine.check("layer_norm", io.shape().1)?;
+    let level = simd::level();
+    parallel::for_each_rows(io, COST, |_, mut block| {
+        dispatch!(level, simd => {
+            block.for_each_row(#[inline(always)] |_, row| layer_norm_row(simd, row, affine, eps));
+        });
+    });
+    Ok(())
+}
+
+fn rms_norm_rows<T: Float>(io: InOutMatrix<'_, T>, affine: Affine<'_, T>, eps: T::Acc) -> Result<(), ShapeError> {
+    affine.check("rms_norm", io.shape().1)?;
+    let level = simd::level();
+    parallel::for_each_rows(io, COST, |_, mut block| {
+        dispatch!(level, simd => {
+            block.for_each_row(#[inline(always)] |_, row| rms_norm_row(simd, row, affine, eps));
+        });
+    });
+    Ok(())
+}
+
+#[inline(always)]
+fn layer_norm_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
+    let one = T::Acc::from_f64(1.0);
+    let mut scale = one;
+    let mut moments = Moments::of::<S, T>(simd, row.row(), scale);
+    if !is_safe(moments.variance, eps) {
+        match rescale::<S, T>(simd, row.row()) {
+            Some(power) => {
+                scale = power;
+                moments = Moments::of::<S, T>(simd, row.row(), scale);
+            }
+            None => {
+                return affine.write(
+                    simd,
+                    row,
+                    #[inline(always)]
+                    |x| x * T::Acc::nan(),
+                );
+            }
+        }
+    }
+    let Moments { center, shift, variance } = moments;
+    let factor = reciprocal_root(variance, eps * scale * scale);
+    let factors = Lanes::<S, T>::splat(simd, factor);
+    let offset = Lanes::<S, T>::splat(simd, -shift * factor);
+    if scale == one {
+        affine.write(
+            simd,
+            row,
+            #[inline(always)]
+            |x| (x - center).mul_add(factors, offset),
+        );
+    } else {
+        affine.write(
+            simd,
+            row,
+            #[inline(always)]
+            |x| (x * scale - center).mul_add(factors, offset),
+        );
+    }
+}
+
+#[inline(always)]
+fn rms_norm_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
+    let one = T::Acc::from_f64(1.0);
+    let mut scale = one;
+    let mut square = mean_square::<S, T>(simd, row.row(), scale);
+    if !is_safe(square, eps) {
+        match rescale::<S, T>(simd, row.row()) {
+            Some(power) => {
+                scale = power;
+                square = mean_square::<S, T>(simd, row.row(), scale);
+            }
+            None => {
+                return affine.write(
+                    simd,
+                    row,
+                    #[inline(always)]
+                    |x| x * T::Acc::nan(),
+                );
+            }
+        }
+    }
+    let factor = reciprocal_root(square, eps * scale * scale);
+    affine.write(
+        simd,
+        row,
+        #[inline(always)]
+        |x| x * scale * factor,
+    );
+}
+
+/// Mean and variance of a row, the mean in two parts: `center`, which is near it, and `shift`, the mean of what is
+/// left when `center` is taken away.
+#[derive(Clone, Copy, Debug)]
+struct Moments<C> {
+    center: C,
+    shift: C,
+    variance: C,
+}
+
+impl<C: Compute> Moments<C> {
+    /// Of the row times `scale`.
+    #[inline(always)]
+    fn of<S: Simd, T: Float<Acc = C>>(simd: S, row: Row<'_, T>, scale: C) -> Self {
+        let zero = C::from_f64(0.0);
+        let zeros = C::Lanes::<S>::splat(simd, zero);
+        let count = C::from_f64(row.len() as f64);
+        let sum = row.fold(
+            simd,
+            zero,
+            zeros,
+            #[inline(always)]
+            |x| x * scale,
+            #[inline(always)]
+            |a, b| a + b,
+        );
+        let center = sum.reduce_sum() / count;
+        let moments = Self::around::<S, T>(simd, row, scale, center);
+        // Where what is left is large beside the spread, the first mean was too far off, as rounding makes it for long
+        // rows of nearly equal values. The second is at most half a unit in the last place away.
+        if moments.shift * moments.shift * C::from_f64(16.0) > moments.variance {
+            return Self::around::<S, T>(simd, row, scale, center + moments.shift);
+        }
+        moments
+    }
+
+    #[inline(always)]
+    fn around<S: Simd, T: Float<Acc = C>>(simd: S, row: Row<'_, T>, scale: C, center: C) -> Self {
+        let zero = C::from_f64(0.0);
+        let zeros = C::Lanes::<S>::splat(simd, zero);
+        let count = C::from_f64(row.len() as f64);
+        let (sum, squares) = row.fold(
+            simd,
+            center / scale,
+            (zeros, zeros),
+            #[inline(always)]
+            |x| {
+                let rest = x * scale - center;
+                (rest, rest * rest)
+            },
+            #[inline(always)]
+            |a, b| (a.0 + b.0, a.1 + b.1),
+        );
+        let shift = sum.reduce_sum() / count;
+        let variance = squares.reduce_sum() / count - shift * shift;
+        // Rounding may leave less than nothing, and a NaN must stay one.
+        Self { center, shift, variance: if variance < zero { zero } else { variance } }
+    }
+}
+
+/// The mean of (x * scale)².
+#[inline(always)]
+fn mean_square<S: Simd, T: Float>(simd: S, row: Row<'_, T>, scale: T::Acc) -> T::Acc {
+    let zero = T::Acc::from_f64(0.0);
+    row.fold(
+        simd,
+        zero,
+        Lanes::<S, T>::splat(simd, zero),
+        #[inline(always)]
+        |x| {
+            let x = x * scale;
+            x * x
+        },
+        #[inline(always)]
+        |a, b| a + b,
+    )
+    .reduce_sum()
+        / T::Acc::from_f64(row.len() as f64)
+}
+
+/// Whether a mean of squares lost nothing that shows: it did not overflow, and what may have vanished from it is small
+/// beside it or beside `eps`.
+#[inline(always)]
+fn is_safe<C: Compute>(mean: C, eps: C) -> bool {
+    let least = C::min_positive_value() / (C::epsilon() * C::epsilon());
+    mean + eps >= least && mean < C::infinity()
+}
+
+/// The power of two that brings the largest magnitude of a row near 1; `None` where the row is not finite.
+#[inline(always)]
+fn rescale<S: Simd, T: Float>(simd: S, row: Row<'_, T>) -> Option<T::Acc> {
+    let zero = T::Acc::from_f64(0.0);
+    let zeros = Lanes::<S, T>::splat(simd, zero);
+    let (max, poison) = row.fold(
+        simd,
+        zero,
+        (zeros, zeros),
+        #[inline(always)]
+        |x| (x.abs(), x * zero),
+        #[inline(always)]
+        |a, b| (a.0.max(b.0), a.1 + b.1),
+    );
+    // Zero times infinity, or a NaN, is NaN, and so is what it is added to.
+    if poison.reduce_sum().is_nan() {
+        return None;
+    }
+    Some(inverse_power(max.reduce_max()))
+}
+
+/// The power of two that brings `max` into 2..4, or as near as a normal number can.
+#[inline(never)]
+fn inverse_power<C: Compute>(max: C) -> C {
+    let (two, half) = (C::from_f64(2.0), C::from_f64(0.5));
+    let (least, most) = (C::min_positive_value(), C::from_f64(0.25) / C::min_positive_value());
+    let mut power = C::from_f64(1.0);
+    if max > C::from_f64(0.0) {
+        while max * power >= C::from_f64(4.0) && power > least {
+            power *= half;
+        }
+        while max * power < two && power < most {
+            power *= two;
+        }
+    }
+    power
+}
+
+/// 1 / sqrt(mean + eps), and 0 for 0: what is multiplied by it is 0 itself then.
+#[inline(always)]
+fn reciprocal_root<C: Compute>(mean: C, eps: C) -> C {
+    let sum = mean + eps;
+    if sum == C::from_f64(0.0) { sum } else { C::from_f64(1.0) / num_traits::Float::sqrt(sum) }
+}
