@@ -9,11 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-
 import digits_data as data
+import numpy as np
 import polyglot_bridge as pb
+from PIL import Image, ImageDraw, ImageFont
 
 PICTURE = Path(__file__).parents[1] / "out" / "digits.png"
 
@@ -36,14 +35,14 @@ def classify_numpy(layers, x):
     return x / x.sum(axis=-1, keepdims=True)
 
 
-def race(functions, seconds=0.5):
+def race(functions, *arguments, seconds=0.5):
     """The best time of each function in seconds; they take turns, so that whatever else runs here troubles all."""
     best = [float("inf")] * len(functions)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         for number, function in enumerate(functions):
             start = time.perf_counter()
-            function()
+            function(*arguments)
             best[number] = min(best[number], time.perf_counter() - start)
     return best
 
@@ -89,7 +88,7 @@ def main():
         same = np.mean(ours.argmax(axis=1) == theirs.argmax(axis=1))
         accuracies = [np.mean(result.argmax(axis=1) == classes) for result in (theirs, ours)]
         for batch in (x, x[:1]):
-            numpy_time, our_time = race([lambda: classify_numpy(layers, batch), lambda: classify(layers, batch)])
+            numpy_time, our_time = race([classify_numpy, classify], layers, batch)
             print(
                 f"{np.dtype(dtype).name:9}{len(batch):6}{accuracies[0]:13.2%}{accuracies[1]:12.2%}{same:10.1%}"
                 f"{numpy_time * 1e6:10.1f} µs{our_time * 1e6:9.1f} µs{numpy_time / our_time:8.2f}"

@@ -1,5 +1,6 @@
 """The digits, their split and the files in digits/: what the demo and the training share. No model lives here."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def load_weights(dtype):
     """Reads [(weight, bias), ...], weight (in, out); every value is a float16, so any dtype holds it exactly."""
     values = np.frombuffer(WEIGHTS.read_bytes(), dtype="<f2").astype(dtype)
     layers, at = [], 0
-    for inputs, outputs in zip(WIDTHS, WIDTHS[1:]):
+    for inputs, outputs in pairwise(WIDTHS):
         weight = values[at : at + inputs * outputs].reshape(inputs, outputs)
         at += weight.size
         layers.append((weight, values[at : at + outputs]))
