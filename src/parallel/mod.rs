@@ -39,7 +39,7 @@ struct Split {
     block: usize,
     blocks: usize,
     /// Nanoseconds on one core, for all of it.
-    cost: f32,
+    cost: u64,
 }
 
 impl Split {
@@ -58,7 +58,9 @@ impl Split {
         // As even as whole units allow.
         let block = units.div_ceil(units.div_ceil(items.div_ceil(align))) * align;
         let blocks = count.div_ceil(block);
-        (blocks > 1).then_some(Self { count, block, blocks, cost: total })
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "as above; times blocks it fits")]
+        let cost = total.min(1e11) as u64;
+        (blocks > 1).then_some(Self { count, block, blocks, cost })
     }
 
     #[inline]

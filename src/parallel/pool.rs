@@ -34,15 +34,19 @@ use super::{Split, count};
 pub(super) const MOST_THREADS: usize = 256;
 /// The calls that may be under way at once with help; further ones run alone.
 const DOORS: usize = 32;
-/// Work of this many nanoseconds is worth waking a thread for, which takes about 20 microseconds.
-const WORTH_WAKING: f32 = 40_000.0;
-/// Where many small calls come one after the other, a thread is woken once in this many nanoseconds of work. It finds
-/// the next calls while it spins. Where calls are far apart it is in vain, but costs a few per cent at most.
-const WORTH_TRYING: f32 = 200_000.0;
+/// The bounds of what waking a thread is taken to cost, in nanoseconds: work below it wakes nobody. Within them the
+/// pool learns: the price rises where a thread that was woken came too late to do anything, as on a busy machine, and
+/// falls where it did a good part.
+const PRICE: (u64, u64) = (30_000, 500_000);
+/// Where many small calls come one after the other, threads are woken once in this many nanoseconds of work. They find
+/// the next calls while they spin. Where calls are far apart it is in vain, but costs a few per cent at most.
+const WORTH_TRYING: u64 = 400_000;
 /// How long a worker without work looks for some before it sleeps.
-const SPIN: Duration = Duration::from_micros(100);
-/// How long a caller looks for the last worker to leave before it sleeps: longer than a block.
-const WAIT: Duration = Duration::from_micros(100);
+const SPIN: Duration = Duration::from_micros(150);
+/// How long it does so before it lets others have its core, if they want it.
+const YIELD: Duration = Duration::from_micros(3);
+/// How long a caller looks for the last worker to leave before it gives its core away, beyond what a block takes.
+const WAIT: Duration = Duration::from_micros(5);
 /// How many others a worker wakes before it starts, so that the time to wake n is the logarithm of n.
 const WAKES: usize = 2;
 
@@ -154,7 +158,7 @@ impl Door {
         unsafe { *self.job.get() = Some(Job { split, body }) };
         self.claims.store(0, Ordering::Relaxed);
         self.state.store(gate::open(threads - 1), Ordering::Release);
-        Opened { door: self, spins: threads <= cores }
+        Opened { door: self, block: (threads <= cores).then(|| Duration::from_nanos(split.cost / split.blocks as u64)) }
     }
 
     /// Goes in, if the door is open and fewer are inside than may be.
@@ -197,8 +201,8 @@ impl Door {
 /// An open door, in its caller's hands. Dropped, also by a panic, it closes and waits for those inside.
 struct Opened<'a> {
     door: &'a Door,
-    /// Whether there is a core for each thread, so that waiting keeps nobody from working.
-    spins: bool,
+    /// How long a block takes; `None` where there are more threads than cores, and who waits should do so asleep.
+    block: Option<Duration>,
 }
 
 impl Drop for Opened<'_> {
@@ -215,10 +219,10 @@ impl Opened<'_> {
     fn wait(&self) {
         let state = &self.door.state;
         let is_empty = || gate::inside(state.load(Ordering::Acquire)) == 0;
-        if self.spins && spin_until(WAIT, is_empty) {
+        if self.block.is_some_and(|block| spin_until(2 * block + WAIT, is_empty)) {
             return;
         }
-        // Someone's core was taken away from him, perhaps by this very thread.
+        // Someone's core was taken away, perhaps by this very thread.
         for _ in 0..16 {
             thread::yield_now();
             if is_empty() {
@@ -280,6 +284,8 @@ struct Pool {
     awake: AtomicUsize,
     /// Nanoseconds of work done without help since something was last done about it.
     unaided: AtomicU64,
+    /// What work must cost, in nanoseconds, for waking a thread to pay; see [`PRICE`].
+    price: AtomicU64,
     /// Workers that sleep, a bit each.
     asleep: [AtomicU64; MOST_THREADS / 64],
     /// How many workers there are to be; they start one by one.
@@ -325,6 +331,7 @@ impl Pool {
             active: AtomicUsize::new(0),
             awake: AtomicUsize::new(0),
             unaided: AtomicU64::new(0),
+            price: AtomicU64::new(PRICE.0),
             asleep: [const { AtomicU64::new(0) }; MOST_THREADS / 64],
             started: AtomicUsize::new(0),
             starting: Mutex::new(()),
@@ -371,10 +378,15 @@ impl Pool {
             let mut found = self.find();
             // Where there are more threads than cores, one that spins keeps another from working.
             if found.is_none() && threads <= self.cores {
-                spin_until(SPIN, || {
+                let end = Instant::now() + SPIN;
+                while !spin_until(YIELD, || {
                     found = self.find();
                     found.is_some()
-                });
+                }) && Instant::now() < end
+                {
+                    // To whoever has work for this core: a caller perhaps, where all cores are busy.
+                    thread::yield_now();
+                }
             }
             if let Some((door, inside)) = found {
                 threads = self.help(door, inside);
@@ -467,18 +479,14 @@ impl Pool {
         let door = &self.doors[owned.index];
         // SAFETY: the door is ours, and `opened` goes before `body`.
         let opened = unsafe { door.open(split, threads, self.cores, body) };
-        self.offer(owned.index, split.cost, threads);
+        let wakes = self.offer(owned.index, split.cost, threads);
         let mut own = 0;
         while let Some(block) = door.claim_front(split.blocks) {
             body(split.range(block));
             own += 1;
         }
         drop(opened);
-        if own == split.blocks {
-            // The cost is positive, and a float to an integer saturates.
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            self.unaided.fetch_add(split.cost.min(WORTH_TRYING) as u64, Ordering::Relaxed);
-        }
+        self.learn(split.cost, split.cost * (split.blocks - own) as u64 / split.blocks as u64, wakes);
         let panic = door.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(owned);
         if let Some(panic) = panic {
@@ -505,27 +513,38 @@ impl Pool {
         }
     }
 
-    /// Tells workers of an open door, and wakes some if that pays.
-    fn offer(&'static self, index: usize, cost: f32, threads: usize) {
+    /// Tells workers of an open door, and wakes some if that pays. How long it took to wake them, if any were.
+    fn offer(&'static self, index: usize, cost: u64, threads: usize) -> Option<Duration> {
         let door = &self.doors[index];
         door.to_wake.store(0, Ordering::Relaxed);
         self.open.fetch_or(1 << index, Ordering::SeqCst);
         let wanted = threads.saturating_sub(self.active.load(Ordering::Relaxed)).min(threads - 1);
         let missing = wanted.saturating_sub(self.awake.load(Ordering::SeqCst));
-        let lonely = self.unaided.load(Ordering::Relaxed) >= WORTH_TRYING as u64;
-        if !(lonely || missing > 0 && cost >= WORTH_WAKING) {
-            return;
+        let lonely = self.unaided.load(Ordering::Relaxed) >= WORTH_TRYING;
+        if !lonely && (missing == 0 || cost < self.price.load(Ordering::Relaxed)) {
+            return None;
         }
         self.unaided.store(0, Ordering::Relaxed);
         // Threads do not survive a fork. This call does without; the next one has a new pool.
         if !ptr::eq(self.of_this_process(), self) {
-            return;
+            return None;
         }
+        let start = Instant::now();
         door.to_wake.store(missing.saturating_sub(WAKES), Ordering::Relaxed);
-        for _ in 0..missing.min(WAKES) {
-            if !self.wake_one() {
-                break;
-            }
+        let woken = (0..missing.min(WAKES)).take_while(|_| self.wake_one()).count();
+        (woken > 0).then(|| start.elapsed())
+    }
+
+    /// Draws conclusions from a call that cost this much, of which helpers did `helped`.
+    fn learn(&self, cost: u64, helped: u64, wakes: Option<Duration>) {
+        if helped == 0 {
+            self.unaided.fetch_add(cost.min(WORTH_TRYING), Ordering::Relaxed);
+        }
+        if let Some(wakes) = wakes {
+            let price = self.price.load(Ordering::Relaxed);
+            let paid = u128::from(helped) > wakes.as_nanos();
+            let new = if paid { price - price / 8 } else { price.max(cost.saturating_add(cost / 4)) };
+            self.price.store(new.clamp(PRICE.0, PRICE.1), Ordering::Relaxed);
         }
     }
 }
