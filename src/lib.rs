@@ -13,6 +13,7 @@ compile_error!(
 
 mod error;
 mod float;
+mod gemm;
 pub mod math;
 mod ops;
 mod parallel;
@@ -21,10 +22,13 @@ mod view;
 
 pub use error::{Shape, ShapeError};
 pub use float::{Compute, Float, Lanes, MAX_LANES};
+pub use gemm::driver::Residual;
 pub use ops::activation::Activation;
 pub use ops::dropout_add::{Mask, dropout_add, dropout_add_in_place};
 pub use ops::layer_norm::{layer_norm, layer_norm_in_place, rms_norm, rms_norm_in_place};
+pub use ops::linear::{Epilogue, linear};
 pub use ops::map::{map, map_in_place, scale, scale_in_place};
+pub use ops::matmul::{matmul, matmul_batch};
 pub use ops::reduce::sum_of_squares;
 pub use ops::softmax::{log_softmax, log_softmax_in_place, softmax, softmax_in_place};
 #[cfg(feature = "parallel")]

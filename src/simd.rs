@@ -152,6 +152,19 @@ pub(crate) fn finish_stores() {
     }
 }
 
+/// How many vectors a register tile may accumulate in, beside those for its operands, where a cache line takes
+/// `vectors` vectors: AVX-512 has 32 registers, and so has NEON; the other levels have 16, and targets without SIMD
+/// as many as hold 16 numbers.
+pub(crate) const fn accumulators(vectors: usize) -> usize {
+    match vectors {
+        1 => 24,
+        2 => 12,
+        _ if cfg!(target_arch = "aarch64") => 24,
+        _ if cfg!(any(target_arch = "x86", target_arch = "x86_64", target_arch = "wasm32")) => 12,
+        _ => 4,
+    }
+}
+
 #[cfg(feature = "f16")]
 pub(crate) use sixteen_bits::{narrow_bf16, narrow_f16, widen_bf16, widen_f16};
 

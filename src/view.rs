@@ -358,6 +358,20 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
         (row < self.rows).then(|| unsafe { slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.cols) })
     }
 
+    /// The part of the matrix with these rows and columns, cut to what there is.
+    #[inline(always)]
+    pub(crate) fn block_mut(&mut self, rows: Range<usize>, cols: Range<usize>) -> MatrixMut<'_, T> {
+        let (row_end, col_end) = (rows.end.min(self.rows), cols.end.min(self.cols));
+        let (row, col) = (rows.start.min(row_end), cols.start.min(col_end));
+        MatrixMut {
+            data: self.data.wrapping_add(row * self.row_stride + col),
+            rows: row_end - row,
+            cols: col_end - col,
+            row_stride: self.row_stride,
+            lifetime: PhantomData,
+        }
+    }
+
     /// Lends the blocks of one matrix to several threads.
     pub(crate) fn share(&mut self) -> SharedMut<'_, T> {
         SharedMut(self.reborrow())
@@ -1049,4 +1063,32 @@ unsafe fn pad<S: Simd, T: Float>(simd: S, source: *const T, count: usize) -> Lan
         *value = unsafe { *source.add(index) };
     }
     T::load(simd, &values[..Lanes::<S, T>::LEN])
+}
+
+/// A cache line of scratch memory, in which kernels lay out numbers and vectors.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Line([u64; 8]);
+
+#[cfg(feature = "std")]
+impl Line {
+    pub(crate) const ZERO: Self = Self([0; 8]);
+
+    /// The lines as numbers.
+    #[inline(always)]
+    pub(crate) fn numbers<C: Compute>(lines: &mut [Self]) -> &mut [C] {
+        // SAFETY: f32 and f64, the only `Compute` types, take any bytes, their alignment divides that of a line and
+        // their size that of a line.
+        unsafe { slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines) / size_of::<C>()) }
+    }
+
+    /// The lines as vectors.
+    #[inline(always)]
+    pub(crate) fn lanes<S: Simd, C: Compute>(lines: &mut [Self]) -> &mut [C::Lanes<S>] {
+        const { assert!(align_of::<C::Lanes<S>>() <= align_of::<Self>()) };
+        // SAFETY: a vector of f32 or f64 takes any bytes (a token of a CPU level has no size), and its alignment was
+        // compared.
+        unsafe { slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines) / size_of::<C::Lanes<S>>()) }
+    }
 }

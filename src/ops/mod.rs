@@ -3,6 +3,8 @@
 pub(crate) mod activation;
 pub(crate) mod dropout_add;
 pub(crate) mod layer_norm;
+pub(crate) mod linear;
 pub(crate) mod map;
+pub(crate) mod matmul;
 pub(crate) mod reduce;
 pub(crate) mod softmax;

@@ -6,7 +6,7 @@
 use core::ops::Range;
 
 use crate::float::Float;
-use crate::view::InOutMatrix;
+use crate::view::{InOutMatrix, MatrixMut};
 
 mod count;
 #[cfg(feature = "parallel")]
@@ -115,5 +115,25 @@ pub(crate) fn for_each_elements<T: Float>(
     for_each_block(cols, 64, cost, |cols| {
         // SAFETY: the ranges of one `for_each_block` do not overlap.
         body(0..1, cols.clone(), unsafe { shared.block(0..1, cols) });
+    });
+}
+/// Runs `body` on tiles of `out` of `size` (rows, columns), or less at the edges; it is told their rows and columns.
+/// `cost` is what one whole tile takes, in nanoseconds.
+pub(crate) fn for_each_tile<T: Float>(
+    mut out: MatrixMut<'_, T>,
+    size: (usize, usize),
+    cost: f32,
+    body: impl Fn(Range<usize>, Range<usize>, MatrixMut<'_, T>) + Sync,
+) {
+    let ((rows, cols), (tile_rows, tile_cols)) = (out.shape(), size);
+    let across = cols.div_ceil(tile_cols.max(1));
+    let shared = out.share();
+    for_each_block(rows.div_ceil(tile_rows.max(1)) * across, 1, cost, |tiles| {
+        for tile in tiles {
+            let (row, col) = (tile / across * tile_rows, tile % across * tile_cols);
+            let (rows, cols) = (row..(row + tile_rows).min(rows), col..(col + tile_cols).min(cols));
+            // SAFETY: different tiles do not overlap, and each is in one range of one `for_each_block`.
+            body(rows.clone(), cols.clone(), unsafe { shared.block(rows, cols) });
+        }
     });
 }

@@ -1,0 +1,130 @@
+//! The linear layer, `activation(x @ weight + bias + residual)`: shapes are checked here, the work is done in `gemm`.
+
+use crate::error::ShapeError;
+use crate::float::Float;
+use crate::gemm::driver::{self, Bias, Product, Residual, Weight};
+use crate::ops::activation::Activation;
+use crate::view::{Matrix, MatrixMut};
+
+/// What is done to each output of [`linear`] before it is stored. The default does nothing.
+///
+/// # Examples
+///
+/// ```
+/// use polyglot_bridge::{Activation, Epilogue};
+///
+/// let epilogue = Epilogue::new().bias(&[0.5_f32, -0.5]).activation(Activation::Relu);
+/// assert_eq!(epilogue.activation, Activation::Relu);
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Epilogue<'a, T> {
+    /// Added to each row: one value a column.
+    pub bias: Option<&'a [T]>,
+    /// Added after the bias, element by element.
+    pub residual: Residual<'a, T>,
+    /// Applied last.
+    pub activation: Activation,
+}
+
+impl<T> Default for Epilogue<'_, T> {
+    fn default() -> Self {
+        Self { bias: None, residual: Residual::None, activation: Activation::None }
+    }
+}
+
+impl<'a, T> Epilogue<'a, T> {
+    /// The epilogue that does nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With this bias, or none.
+    #[must_use]
+    pub fn bias(self, bias: impl Into<Option<&'a [T]>>) -> Self {
+        Self { bias: bias.into(), ..self }
+    }
+
+    /// With this residual.
+    #[must_use]
+    pub fn residual(self, residual: impl Into<Residual<'a, T>>) -> Self {
+        Self { residual: residual.into(), ..self }
+    }
+
+    /// With this activation.
+    #[must_use]
+    pub fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+}
+
+impl<'a, T> From<Matrix<'a, T>> for Residual<'a, T> {
+    fn from(matrix: Matrix<'a, T>) -> Self {
+        Self::Matrix(matrix)
+    }
+}
+
+/// `out = activation(x @ weight + bias + residual)`, for x of shape (m, k), weight of shape (k, n), a bias of n values
+/// and residual and out of shape (m, n).
+///
+/// Sums are kept in the compute type of `T` (f32 for f16 and bf16) and rounded once. The weight may be stored in
+/// another type with the same compute type: f16 weights under f32 activations, say. Operands may have any strides; a
+/// PyTorch weight of shape (n, k) is passed as its [`transpose`](Matrix::transpose).
+///
+/// Each output is the sum over blocks of 256 steps of k of chains of fused multiply-adds (multiply, then add, at CPU
+/// levels without them), so its bits depend only on its row, its column, k and the CPU level, and its error is at most
+/// k u sum(|x| |w|), u the compute type's unit roundoff (N. J. Higham, Accuracy and Stability of Numerical Algorithms,
+/// section 3.1).
+///
+/// # Errors
+///
+/// [`ShapeError`] where the shapes do not fit; `out` is then as it was.
+///
+/// # Examples
+///
+/// ```
+/// use polyglot_bridge::{linear, Activation, Epilogue, Matrix, MatrixMut};
+///
+/// let x = Matrix::new(&[1.0_f32, 2.0], 1, 2)?;
+/// let weight = Matrix::new(&[1.0, 0.0, -3.0, 0.0, 1.0, 0.0], 2, 3)?;
+/// let mut out = [0.0; 3];
+/// let epilogue = Epilogue::new().bias(&[0.5, 0.5, 0.5][..]).activation(Activation::Relu);
+/// linear(x, weight, epilogue, &mut out)?;
+/// assert_eq!(out, [1.5, 2.5, 0.0]);
+/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// ```
+pub fn linear<'a, T: Float, W: Float<Acc = T::Acc>>(
+    x: impl Into<Matrix<'a, T>>,
+    weight: impl Into<Matrix<'a, W>>,
+    epilogue: Epilogue<'a, T>,
+    out: impl Into<MatrixMut<'a, T>>,
+) -> Result<(), ShapeError> {
+    let (x, weight, out) = (x.into(), weight.into(), out.into());
+    let bias = epilogue.bias.map_or(Bias::None, Bias::Stored);
+    let Epilogue { residual, activation, .. } = epilogue;
+    let product = Product { x, weight: Weight::Matrix(weight), bias, residual, activation };
+    check("linear", &product, &out)?;
+    driver::run(product, out, true);
+    Ok(())
+}
+
+/// Sees that the shapes of a product fit each other and `out`.
+pub(crate) fn check<T: Float, W: Float>(
+    op: &'static str,
+    product: &Product<'_, T, W>,
+    out: &MatrixMut<'_, T>,
+) -> Result<(), ShapeError> {
+    let (rows, k) = product.x.shape();
+    let (weight_rows, cols) = product.weight.shape();
+    ShapeError::check(op, "weight", (weight_rows, cols), (k, cols))?;
+    match product.bias {
+        Bias::None => {}
+        Bias::Stored(bias) => ShapeError::check(op, "bias", (1, bias.len()), (1, cols))?,
+        Bias::Computed(bias) => ShapeError::check(op, "bias", (1, bias.len()), (1, cols))?,
+    }
+    if let Residual::Matrix(residual) = product.residual {
+        ShapeError::check(op, "residual", residual.shape(), (rows, cols))?;
+    }
+    ShapeError::check(op, "out", out.shape(), (rows, cols))
+}
