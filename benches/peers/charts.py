@@ -8,11 +8,11 @@ from html import escape
 
 # A background of its own makes a chart readable wherever it is shown; the colours keep apart on both backgrounds.
 STYLE = """
-  .page { fill: #ffffff } .text { fill: #1f2328 } .faint { fill: #59636e } .grid { stroke: #d1d9e0 } .band { fill: #f6f8fa }
-  .mark { stroke: #ffffff } .flag { stroke: #cf222e }
+  .page { fill: #ffffff } .text { fill: #1f2328 } .faint { fill: #59636e }
+  .grid { stroke: #d1d9e0 } .band { fill: #f6f8fa } .mark { stroke: #ffffff }
   @media (prefers-color-scheme: dark) {
-    .page { fill: #0d1117 } .text { fill: #f0f6fc } .faint { fill: #9198a1 } .grid { stroke: #3d444d } .band { fill: #151b23 }
-    .mark { stroke: #0d1117 } .flag { stroke: #ff7b72 }
+    .page { fill: #0d1117 } .text { fill: #f0f6fc } .faint { fill: #9198a1 }
+    .grid { stroke: #3d444d } .band { fill: #151b23 } .mark { stroke: #0d1117 }
   }
   text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif } .title { font-size: 15px; font-weight: 600 }
 """
@@ -72,15 +72,28 @@ def axis(values: list[float], start: float, end: float) -> LogAxis:
     return LogAxis(low / room, high * room, start, end)
 
 
+def text(x: float, y: float, words: str, style: str = "faint", anchor: str = "start") -> str:
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def dot(x: float, y: float, radius: float, colour: str, tip: str = "") -> str:
+    inside = f"<title>{escape(tip)}</title>" if tip else ""
+    return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}">{inside}</circle>'
+
+
+def rule(x1: float, y1: float, x2: float, y2: float) -> str:
+    return f'<line class="grid" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
 def document(height: float, title: str, body: list[str]) -> str:
     """Put the parts into an SVG document."""
+    size = f'viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}"'
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" '
-            f'role="img" aria-label="{escape(title)}">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(title)}">',
             f"<style>{STYLE}</style>",
             f'<rect class="page" width="{WIDTH}" height="{height:.0f}" rx="6"/>',
-            f'<text class="text title" x="20" y="28">{escape(title)}</text>',
+            text(20, 28, title, "text title"),
             *body,
             "</svg>",
             "",
@@ -88,15 +101,14 @@ def document(height: float, title: str, body: list[str]) -> str:
     )
 
 
-def legend(series: list[Series], y: float) -> tuple[list[str], float]:
-    """Return the legend's parts and where it ends."""
-    parts, x, colour = [], 20.0, colours(series)
+def legend(series: list[Series], colour: dict[str, str], y: float) -> tuple[list[str], float]:
+    """Return the legend's parts and the height of its last line."""
+    parts, x = [], 20.0
     for one in series:
-        width = 26 + 6.8 * len(one.title)
+        width = 36 + 7 * len(one.title)
         if x + width > WIDTH - 20:
             x, y = 20.0, y + 20
-        parts.append(f'<circle cx="{x + 6:.1f}" cy="{y - 4:.1f}" r="{6 if one.ours else 4.5}" fill="{colour[one.key]}"/>')
-        parts.append(f'<text class="text" x="{x + 17:.1f}" y="{y:.1f}">{escape(one.title)}</text>')
+        parts += [dot(x + 6, y - 4, 6 if one.ours else 4.5, colour[one.key]), text(x + 17, y, one.title, "text")]
         x += width
     return parts, y
 
@@ -104,61 +116,55 @@ def legend(series: list[Series], y: float) -> tuple[list[str], float]:
 def dots(title: str, rows: list[tuple[str, dict[str, float]]], series: list[Series], label: str) -> str:
     """Return a chart with a line per row and a dot per series, on a logarithmic axis."""
     left, right, step = 270.0, WIDTH - 30.0, 22.0
-    parts, y = legend(series, 52)
+    colour = colours(series)
+    parts, y = legend(series, colour, 52)
     top = y + 36
     bottom = top + step * len(rows)
     scale = axis([value for _, values in rows for value in values.values()], left, right)
     for place in range(0, len(rows), 2):
-        parts.append(f'<rect class="band" x="10" y="{top + place * step:.1f}" width="{WIDTH - 20}" height="{step}"/>')
+        at = top + place * step
+        parts.append(f'<rect class="band" x="10" y="{at:.1f}" width="{WIDTH - 20}" height="{step:.0f}"/>')
     for tick in scale.ticks():
         x = scale(tick)
-        parts.append(f'<line class="grid" x1="{x:.1f}" y1="{top:.1f}" x2="{x:.1f}" y2="{bottom:.1f}"/>')
-        for at in (top - 6, bottom + 16):
-            parts.append(f'<text class="faint" x="{x:.1f}" y="{at:.1f}" text-anchor="middle">{number(tick)}</text>')
-    parts.append(f'<text class="faint" x="{(left + right) / 2:.1f}" y="{bottom + 34:.1f}" text-anchor="middle">{escape(label)}</text>')
-    colour = colours(series)
+        parts.append(rule(x, top, x, bottom))
+        parts += [text(x, at, number(tick), anchor="middle") for at in (top - 6, bottom + 16)]
+    parts.append(text((left + right) / 2, bottom + 34, label, anchor="middle"))
     for place, (name, values) in enumerate(rows):
         middle = top + (place + 0.5) * step
-        parts.append(f'<text class="text" x="{left - 14:.1f}" y="{middle + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        parts.append(text(left - 14, middle + 4, name, "text", "end"))
         for one in sorted(series, key=lambda one: one.ours):  # ours on top
             if one.key in values:
-                parts.append(
-                    f'<circle class="mark" cx="{scale(values[one.key]):.1f}" cy="{middle:.1f}" r="{6 if one.ours else 4.5}" '
-                    f'fill="{colour[one.key]}"><title>{escape(f"{one.title}, {name}: {values[one.key]:.3g}")}</title></circle>'
-                )
+                tip = f"{one.title}, {name}: {values[one.key]:.3g}"
+                parts.append(dot(scale(values[one.key]), middle, 6 if one.ours else 4.5, colour[one.key], tip))
     return document(bottom + 48, title, parts)
 
 
-def lines(
-    title: str, panels: dict[str, dict[str, list[tuple[float, float]]]], series: list[Series], across: str, up: str
-) -> str:
-    """Return small charts, two a line, each with a line per series, both axes logarithmic."""
+Curves = dict[str, list[tuple[float, float]]]
+
+
+def lines(title: str, panels: dict[str, Curves], series: list[Series], across: str, up: str) -> str:
+    """Return small charts, two a line, each with a curve per series, both axes logarithmic."""
+    # All curves are our own here: the first is the one to compare with.
     colour = colours([dataclasses.replace(one, ours=place > 0) for place, one in enumerate(series)])
-    parts, x = [], 20.0
-    for one in series:
-        parts.append(f'<circle cx="{x + 6:.1f}" cy="48" r="5" fill="{colour[one.key]}"/>')
-        parts.append(f'<text class="text" x="{x + 17:.1f}" y="52">{escape(one.title)}</text>')
-        x += 26 + 6.8 * len(one.title)
-    parts.append(f'<text class="faint" x="{x + 10:.1f}" y="52">{escape(up)} by number of {escape(across)}</text>')
-    width, height = WIDTH / 2, 250.0
-    all_points = [point for curves in panels.values() for points in curves.values() for point in points]
+    parts, y = legend(series, colour, 52)
+    parts.append(text(WIDTH - 20, y, f"{up} by number of {across}", anchor="end"))
+    width, height, start = WIDTH / 2, 250.0, y + 18
+    everywhere = [x for curves in panels.values() for points in curves.values() for x, _ in points]
     for place, (name, curves) in enumerate(panels.items()):
-        left, top = (place % 2) * width + 54, 70 + (place // 2) * height + 30
-        right, bottom = (place % 2 + 1) * width - 20, 70 + (place // 2 + 1) * height - 30
-        horizontal = axis([x for x, _ in all_points], left, right)
+        left, top = (place % 2) * width + 54, start + (place // 2) * height + 30
+        right, bottom = (place % 2 + 1) * width - 20, start + (place // 2 + 1) * height - 30
+        horizontal = axis(everywhere, left, right)
         vertical = axis([y for points in curves.values() for _, y in points], bottom, top)
-        parts.append(f'<text class="text title" x="{left:.1f}" y="{top - 10:.1f}">{escape(name)}</text>')
+        parts.append(text(left, top - 10, name, "text title"))
         for tick in horizontal.ticks():
             at = horizontal(tick)
-            parts.append(f'<line class="grid" x1="{at:.1f}" y1="{top:.1f}" x2="{at:.1f}" y2="{bottom:.1f}"/>')
-            parts.append(f'<text class="faint" x="{at:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{number(tick)}</text>')
+            parts += [rule(at, top, at, bottom), text(at, bottom + 16, number(tick), anchor="middle")]
         for tick in vertical.ticks():
             at = vertical(tick)
-            parts.append(f'<line class="grid" x1="{left:.1f}" y1="{at:.1f}" x2="{right:.1f}" y2="{at:.1f}"/>')
-            parts.append(f'<text class="faint" x="{left - 6:.1f}" y="{at + 4:.1f}" text-anchor="end">{number(tick)}</text>')
+            parts += [rule(left, at, right, at), text(left - 6, at + 4, number(tick), anchor="end")]
         for one in series:
             points = [(horizontal(x), vertical(y)) for x, y in sorted(curves.get(one.key, []))]
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour[one.key]}" stroke-width="2"/>')
-            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour[one.key]}"/>' for x, y in points]
-    return document(70 + math.ceil(len(panels) / 2) * height + 10, title, parts)
+            parts += [dot(x, y, 3, colour[one.key]) for x, y in points]
+    return document(start + math.ceil(len(panels) / 2) * height + 10, title, parts)

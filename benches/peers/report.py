@@ -83,8 +83,8 @@ def standings(results: dict) -> list[str]:
         ahead = sum(value >= 1 for value in values)
         level = sum(LEVEL <= value < 1 for value in values)
         sentences.append(
-            f"{contestant['title']} against the best peer of each row: {geometric_mean(values):.2f} times as fast in the "
-            f"geometric mean of {len(values)} rows; ahead on {ahead}, level (within 3%) on {level}, "
+            f"{contestant['title']} against the best peer of each row: {geometric_mean(values):.2f} times as fast "
+            f"in the geometric mean of {len(values)} rows; ahead on {ahead}, level (within 3%) on {level}, "
             f"behind on {len(values) - ahead - level}."
         )
     return sentences
@@ -93,10 +93,11 @@ def standings(results: dict) -> list[str]:
 def against_each(results: dict) -> str:
     """Return our geometric mean against each peer alone."""
     parts = []
+    rows = [best_times(row) for row in results["rows"]]
     for contestant in ours(results)[:1]:
+        key = contestant["key"]
         for peer in peers(results):
-            both = [best_times(row) for row in results["rows"]]
-            values = [t[peer["key"]] / t[contestant["key"]] for t in both if {peer["key"], contestant["key"]} <= t.keys()]
+            values = [times[peer["key"]] / times[key] for times in rows if {peer["key"], key} <= times.keys()]
             if values:
                 parts.append(f"{peer['title']} {geometric_mean(values):.2f} ({len(values)} rows)")
     return "Against each peer alone, in the geometric mean: " + ", ".join(parts) + "." if parts else ""
@@ -134,7 +135,8 @@ def own_ratios(results: dict) -> list[str]:
         wide = packed.get(name.replace(" f16 weights", ""))
         if name.endswith(" f16 weights") and narrow and wide:
             shape = name.replace(" f32 f16 weights", "")
-            sentences.append(f"`Linear` with float16 weights on {shape}: {wide / narrow:.2f} times as fast as with float32 ones.")
+            gain = f"{wide / narrow:.2f} times as fast as with float32 ones"
+            sentences.append(f"`Linear` with float16 weights on {shape}: {gain}.")
     return sentences
 
 
@@ -142,7 +144,8 @@ def conclusions(results: dict) -> list[str]:
     """Return what the rows add up to, as sentences."""
     if results["suite"] == "sweep":
         slower = slower_threads(results)
-        return [f"Threads cost time in {len(slower)} of {len(results['rows'])} rows" + (":" if slower else "."), *slower]
+        count = f"Threads cost time in {len(slower)} of {len(results['rows'])} rows"
+        return [count + (":" if slower else "."), *slower]
     return [sentence for sentence in (*standings(results), against_each(results), *own_ratios(results)) if sentence]
 
 
@@ -194,7 +197,10 @@ def sweep_table(results: dict) -> str:
     titles = [f"{op.replace('_', ' ')}, {' / '.join(keys)} threads" for op in operations]
     lines = ["| elements | " + " | ".join(titles) + " |", "|---:|" + "---:|" * len(titles)]
     for size, found in sorted(by_size.items()):
-        cells = [" / ".join(cell(found[op]["results"].get(k)) for k in keys) if op in found else "–" for op in operations]
+        cells = []
+        for op in operations:
+            each = found[op]["results"] if op in found else {}
+            cells.append(" / ".join(cell(each.get(key)) for key in keys))
         lines.append(f"| {size:,} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -227,6 +233,7 @@ def section(results: dict) -> str:
     measured = (
         f"Measured on {where['date']}: {where['cpu']}, {where['threads']} threads each, {where['system']}, "
         f"Python {where['python']}" + (f"; {versions}" if versions else "") + "."
+        + (" A quick run with short turns: rough." if results["quick"] else "")
     )
     found = conclusions(results)
     if suite == "sweep":

@@ -39,7 +39,7 @@ try:
     import cases
     import report
 except ImportError as failure:
-    sys.exit(f"{failure}: `pip install -r {HERE.relative_to(Path.cwd()) if HERE.is_relative_to(Path.cwd()) else HERE}/requirements.txt`")
+    sys.exit(f"{failure}: pip install -r {HERE / 'requirements.txt'}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +71,8 @@ def contestants_of(suite: str, options: argparse.Namespace) -> list[Contestant]:
     """Return who takes part: in the sweep only ourselves, with one thread and with all of them."""
     if suite == "sweep":
         return [
-            Contestant(f"{threads}", f"{threads} thread{'s' * (threads > 1)}", "polyglot_bridge", "use_polyglot", threads=threads)
-            for threads in sorted({1, options.threads})
+            dataclasses.replace(CONTESTANTS[0], key=str(count), title=f"{count} threads", threads=count)
+            for count in sorted({1, options.threads})
         ]
     return [c for c in CONTESTANTS if suite in c.suites and c.key in options.peers]
 
@@ -257,7 +257,8 @@ def run_suite(suite: str, options: argparse.Namespace) -> dict:
     chosen = [case for case in cases.SUITES[suite]() if re.search(options.cases, case.name)]
     workers = [Worker(c, c.threads or options.threads) for c in contestants_of(suite, options)]
     progress = Progress()
-    results = {"suite": suite, "machine": machine(options.threads), "contestants": [], "rows": []}
+    results = {"suite": suite, "quick": options.quick, "machine": machine(options.threads)}
+    results |= {"contestants": [], "rows": []}
     try:
         running = []
         for worker in workers:

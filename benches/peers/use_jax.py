@@ -9,7 +9,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-
 from cases import DROPOUT_SCALE, EPS, SCALE, Case  # noqa: E402
 from snippet import Snippet, Unsupported  # noqa: E402
 

@@ -6,9 +6,8 @@ import math
 
 import numba
 import numpy as np
-from numba import njit, prange
-
 from cases import DROPOUT_SCALE, EPS, SCALE, Case
+from numba import njit, prange
 from snippet import Snippet, Unsupported
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numexpr
 import numpy as np
-
 from cases import DROPOUT_SCALE, SCALE, Case
 from snippet import Snippet, Unsupported
 

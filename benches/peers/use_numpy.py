@@ -7,7 +7,6 @@ more accurate. erf comes from SciPy.
 from __future__ import annotations
 
 import numpy as np
-
 from cases import DROPOUT_SCALE, EPS, SCALE, Case
 from snippet import Snippet, Unsupported
 

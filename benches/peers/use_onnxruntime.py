@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
-
 from cases import DROPOUT_SCALE, EPS, SCALE, Case
+from onnx import TensorProto, helper, numpy_helper
 from snippet import Snippet, Unsupported
 
 TYPES = {

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import openvino
-from openvino import opset13 as ops
-
 from cases import DROPOUT_SCALE, EPS, SCALE, Case
+from openvino import opset13 as ops
 from snippet import Snippet, Unsupported
 
 threads_to_use = 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import polyglot_bridge as pb
-
 from cases import DROPOUT_SCALE, EPS, SCALE, Case
 from snippet import Snippet, Unsupported
 

@@ -1,11 +1,10 @@
-"""How a PyTorch user writes each case: torch.nn.functional in inference mode, weights as (out, in) like a checkpoint's."""
+"""How a PyTorch user writes each case: in inference mode, the weights (out, in) like a checkpoint's."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-
 from cases import DROPOUT_SCALE, EPS, SCALE, Case
 from snippet import Snippet, Unsupported
 
@@ -28,7 +27,8 @@ def build(case: Case, arrays: dict, variant: str) -> Snippet:
     if case.weights:
         raise Unsupported("no float16 weights beside float32")
     names = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-    names |= {"torch": torch, "F": F, "SCALE": SCALE, "DROPOUT_SCALE": DROPOUT_SCALE, "EPS": EPS, "shape": case.shape[-1:]}
+    names |= {"torch": torch, "F": F, "shape": case.shape[-1:]}
+    names |= {"SCALE": SCALE, "DROPOUT_SCALE": DROPOUT_SCALE, "EPS": EPS}
     if case.out:
         names["out"] = torch.empty_like(names["x"])
     if case.op == "linear":

@@ -4,9 +4,10 @@ Started by run.py as `worker.py MODULE VARIANT THREADS`. Which cases there are i
 computes them in MODULE (use_*.py).
 
 Requests (one line of JSON on stdin) and replies (one line on stdout):
-    {"do": "build", "case": {...}, "folder": "..."}  ->  {"state": "right" | "wrong" | "unsupported", "say": "...", "code": "..."}
+    {"do": "build", "case": {...}, "folder": "..."}  ->  {"state": "right", "wrong" or "unsupported", "say": "why"}
     {"do": "time", "seconds": 0.2}                   ->  {"best": seconds, "median": seconds, "calls": number}
     {"do": "drop"}                                   ->  {}
+    anything that raises                             ->  {"failed": "what"}
 """
 
 from __future__ import annotations
