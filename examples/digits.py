@@ -18,7 +18,7 @@ PICTURE = Path(__file__).parents[1] / "out" / "digits.png"
 
 
 def classify(layers, x):
-    """Class probabilities by Polyglot Bridge: each layer is one call, its relu applied before a result leaves the CPU."""
+    """Class probabilities by Polyglot Bridge: a layer is one call, relu done before a result leaves the CPU."""
     *hidden, (weight, bias) = layers
     for hidden_weight, hidden_bias in hidden:
         x = pb.linear(x, hidden_weight, hidden_bias, activation="relu")
@@ -81,7 +81,9 @@ def main():
     _, _, pixels, classes = data.split()
     print(f"{len(pixels)} handwritten digits that training never saw, polyglot_bridge {pb.__version__}\n")
     print(f"{'':21}{'accuracy':^21}{'same':>9}{'best time':^27}")
-    print(f"{'dtype':9}{'batch':>6}{'NumPy':>13}{'Polyglot':>12}{'classes':>10}{'NumPy':>13}{'Polyglot':>12}{'ratio':>8}")
+    print(
+        f"{'dtype':9}{'batch':>6}{'NumPy':>13}{'Polyglot':>12}{'classes':>10}{'NumPy':>13}{'Polyglot':>12}{'ratio':>8}"
+    )
     for dtype in (np.float32, np.float64, np.float16):
         layers, x = data.load_weights(dtype), data.scaled(pixels, dtype)
         ours, theirs = classify(layers, x), classify_numpy(layers, x)

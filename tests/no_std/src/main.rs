@@ -7,7 +7,9 @@
 
 use core::arch::{asm, naked_asm};
 
-use polyglot_bridge::{Float, ShapeError, softmax_in_place};
+use polyglot_bridge::{
+    Compute, Float, Mask, ShapeError, dropout_add, layer_norm, rms_norm, scale, softmax, sum_of_squares,
+};
 
 /// Where the kernel enters: calls [`run`] with the stack aligned as the calling convention asks.
 #[unsafe(naked)]
@@ -24,35 +26,50 @@ extern "C" fn run() -> ! {
 }
 
 fn checks() -> Result<u8, ShapeError> {
-    if !softmax_is_right::<f32>(1e-6)? {
-        return Ok(1);
-    }
-    if !softmax_is_right::<f64>(1e-14)? {
-        return Ok(2);
-    }
+    let mut code = operations::<f32>(1, 1e-6)?;
+    code = code.max(operations::<f64>(11, 1e-14)?);
     #[cfg(feature = "f16")]
-    if !softmax_is_right::<half::f16>(1e-3)? || !softmax_is_right::<half::bf16>(1e-2)? {
-        return Ok(3);
+    {
+        code = code.max(operations::<half::f16>(21, 2e-3)?);
+        code = code.max(operations::<half::bf16>(31, 2e-2)?);
     }
-    Ok(0)
+    Ok(code)
 }
 
-/// Whether the softmax of (0, 0, ln 2) is (1/4, 1/4, 1/2).
-fn softmax_is_right<T: Float>(tolerance: f64) -> Result<bool, ShapeError> {
-    let mut row = [0.0, 0.0, core::f64::consts::LN_2].map(from_f64::<T>);
-    softmax_in_place(&mut row)?;
-    Ok(row.into_iter().zip([0.25, 0.25, 0.5]).all(|(found, expected)| {
-        let error = to_f64(found) - expected;
-        -tolerance < error && error < tolerance
-    }))
-}
+/// 0, or `first` plus the number of the first operation whose result is wrong.
+fn operations<T: Float>(first: u8, tolerance: f64) -> Result<u8, ShapeError> {
+    let row = |values: [f64; 4]| values.map(|value| T::from_acc(Compute::from_f64(value)));
+    let x = row([1.0, 2.0, 3.0, 6.0]);
+    let one = <T::Acc as num_traits::One>::one();
+    let mut out = [T::ZERO; 4];
+    let mut wrong = 0;
+    let mut expect = |number: u8, found: &[T; 4], expected: [f64; 4]| {
+        let right = found.iter().zip(expected).all(|(found, expected)| {
+            let error = found.to_acc().into_f64() - expected;
+            -tolerance <= error && error <= tolerance
+        });
+        if !right && wrong == 0 {
+            wrong = first + number;
+        }
+    };
 
-fn from_f64<T: Float>(value: f64) -> T {
-    T::from_acc(polyglot_bridge::Compute::from_f64(value))
-}
-
-fn to_f64<T: Float>(value: T) -> f64 {
-    polyglot_bridge::Compute::into_f64(value.to_acc())
+    let ln_2 = core::f64::consts::LN_2;
+    softmax(&row([0.0, 0.0, ln_2, f64::NEG_INFINITY]), &mut out)?;
+    expect(0, &out, [0.25, 0.25, 0.5, 0.0]);
+    // The mean is 3, the variance 3.5.
+    layer_norm(&x, Some(&row([2.0; 4])), Some(&row([1.0; 4])), one - one, &mut out)?;
+    let root = 1.8708286933869707;
+    expect(1, &out, [1.0 - 4.0 / root, 1.0 - 2.0 / root, 1.0, 1.0 + 6.0 / root]);
+    rms_norm(&x, None, one - one, &mut out)?;
+    let root = 3.5355339059327378;
+    expect(2, &out, [1.0 / root, 2.0 / root, 3.0 / root, 6.0 / root]);
+    scale(&x, one + one, &mut out)?;
+    expect(3, &out, [2.0, 4.0, 6.0, 12.0]);
+    dropout_add(&x, &x, Mask::Select((&[1, 0, 1, 0]).into()), one, &mut out)?;
+    expect(4, &out, [2.0, 2.0, 6.0, 6.0]);
+    let sum = sum_of_squares::<T>(&x);
+    expect(5, &row([sum, 0.0, 0.0, 0.0]), [50.0, 0.0, 0.0, 0.0]);
+    Ok(wrong)
 }
 
 /// Ends the process: system call 60.
