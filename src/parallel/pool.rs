@@ -41,9 +41,10 @@ const PRICE: (u64, u64) = (30_000, 500_000);
 /// Where many small calls come one after the other, threads are woken once in this many nanoseconds of work. They find
 /// the next calls while they spin. Where calls are far apart it is in vain, but costs a few per cent at most.
 const WORTH_TRYING: u64 = 400_000;
-/// How long a worker without work looks for some before it sleeps.
-const SPIN: Duration = Duration::from_micros(150);
-/// How long it does so before it lets others have its core, if they want it.
+/// How long a worker without work looks for some: longer than a block, in case the caller is still at one. Then it
+/// does so as long again, letting others have its core if they want it.
+const SPIN: Duration = Duration::from_micros(75);
+/// How often it lets others have its core then.
 const YIELD: Duration = Duration::from_micros(3);
 /// How long a caller looks for the last worker to leave before it gives its core away, beyond what a block takes.
 const WAIT: Duration = Duration::from_micros(5);
@@ -269,6 +270,17 @@ impl Drop for Inside<'_> {
     }
 }
 
+/// What a worker thinks of the core that it runs on.
+#[derive(Clone, Copy)]
+enum Core {
+    /// Nobody else needs it: looking for work there costs nothing.
+    Own,
+    /// The caller did not get ahead while this worker did: they may share it.
+    Crowded,
+    /// There are more threads than cores: who looks for work keeps others from working.
+    Scarce,
+}
+
 /// The workers of one process.
 struct Pool {
     process: u32,
@@ -373,23 +385,26 @@ impl Pool {
     fn work(&self, index: usize) {
         INSIDE.set(true);
         let (word, bit) = (&self.asleep[index / 64], 1 << (index % 64));
-        let mut threads = 2;
+        let mut core = Core::Own;
         loop {
             let mut found = self.find();
-            // Where there are more threads than cores, one that spins keeps another from working.
-            if found.is_none() && threads <= self.cores {
+            let mut look = || {
+                found = found.take().or_else(|| self.find());
+                found.is_some()
+            };
+            let sees_work = look() || matches!(core, Core::Own) && spin_until(SPIN, &mut look);
+            if !sees_work && !matches!(core, Core::Scarce) {
                 let end = Instant::now() + SPIN;
-                while !spin_until(YIELD, || {
-                    found = self.find();
-                    found.is_some()
-                }) && Instant::now() < end
-                {
+                while Instant::now() < end {
                     // To whoever has work for this core: a caller perhaps, where all cores are busy.
                     thread::yield_now();
+                    if spin_until(YIELD, &mut look) {
+                        break;
+                    }
                 }
             }
             if let Some((door, inside)) = found {
-                threads = self.help(door, inside);
+                core = self.help(door, inside);
                 continue;
             }
             // Sequentially consistent here and in `offer`: either this sees the open door, or the caller the sleeper.
@@ -399,7 +414,7 @@ impl Pool {
                 if word.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
                     self.awake.fetch_add(1, Ordering::Relaxed);
                 }
-                threads = self.help(door, inside);
+                core = self.help(door, inside);
                 continue;
             }
             while word.load(Ordering::Relaxed) & bit != 0 {
@@ -421,11 +436,12 @@ impl Pool {
         None
     }
 
-    /// Works on what is behind a door. The number of threads that do.
-    fn help(&self, index: usize, inside: Inside<'_>) -> usize {
+    /// Works on what is behind a door.
+    fn help(&self, index: usize, inside: Inside<'_>) -> Core {
         let door = inside.0;
         let (job, threads) = inside.job();
-        let Some(Job { split, body }) = job else { return threads };
+        let Some(Job { split, body }) = job else { return Core::Scarce };
+        let front = || door.claims.load(Ordering::Relaxed) as u32;
         self.active.fetch_add(1, Ordering::Relaxed);
         for _ in 0..WAKES {
             let left = door.to_wake.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
@@ -433,9 +449,12 @@ impl Pool {
                 break;
             }
         }
+        let before = front();
+        let mut own = 0;
         let result = catch_unwind(AssertUnwindSafe(|| {
             while let Some(block) = door.claim_back(split.blocks) {
                 body(split.range(block));
+                own += 1;
             }
         }));
         if let Err(panic) = result {
@@ -451,7 +470,13 @@ impl Pool {
         // While inside: later the door may be someone else's.
         self.open.fetch_and(!(1 << index), Ordering::Relaxed);
         self.active.fetch_sub(1, Ordering::Relaxed);
-        threads
+        if threads > self.cores {
+            Core::Scarce
+        } else if own > 2 && front() == before {
+            Core::Crowded
+        } else {
+            Core::Own
+        }
     }
 
     /// Wakes a worker; false where none sleeps.
