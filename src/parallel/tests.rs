@@ -10,7 +10,7 @@ use std::{env, eprintln, format, hint, thread, vec};
 
 use super::*;
 
-/// How long the stress test goes on: a second, or POLYGLOT_STRESS_SECONDS.
+/// How long the stress test goes on: a second, or `POLYGLOT_STRESS_SECONDS`.
 fn stress_time() -> Duration {
     let seconds = env::var("POLYGLOT_STRESS_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(1))
