@@ -11,6 +11,8 @@ compile_error!(
      add `features = [\"libm\"]` next to `default-features = false`"
 );
 
+#[cfg(any(feature = "python", all(test, feature = "std")))]
+mod cache;
 mod error;
 mod float;
 mod gemm;
