@@ -140,6 +140,31 @@ def own_ratios(results: dict) -> list[str]:
     return sentences
 
 
+def against_the_machine(results: dict) -> list[str]:
+    """Say how near the rows that are bound by arithmetic or by memory come to what the machine can do."""
+    peak, threads = results.get("peak") or {}, str(results["machine"]["threads"])
+    sentences = []
+    for row in results["rows"]:
+        times = best_times(row)
+        for contestant in ours(results):
+            if contestant["key"] not in times:
+                continue
+            seconds = times[contestant["key"]]
+            who = "`Linear`" if contestant["key"] == "packed" else f"`{row['op']}`"
+            if row["flops"] >= 1e9 and any(f" {dtype} " in f"{row['name']} " for dtype in ("f32", "f64")):
+                kind = "f64" if " f64" in row["name"] else "f32"
+                limit = peak.get(f"fma_{kind}", {}).get(threads)
+                rate, unit = row["flops"] / seconds / 1e9, "GFLOP/s"
+            elif not row["flops"] and row["elements"] >= 10_000_000 and (" out=" in row["name"] or "sum" in row["op"]):
+                limit = peak.get("read" if "sum" in row["op"] else "copy", {}).get(threads)
+                rate, unit = row["bytes"] / seconds / 1e9, "GB/s"
+            else:
+                continue
+            if limit:
+                sentences.append(f"{row['name']} with {who}: {rate:.0f} of {limit:.0f} {unit}, {rate / limit:.0%}")
+    return sentences
+
+
 def conclusions(results: dict) -> list[str]:
     """Return what the rows add up to, as sentences."""
     if results["suite"] == "sweep":
@@ -161,7 +186,7 @@ def summary(results: dict) -> str:
             times, best = best_times(row), best_peer(row, results)
             who = next(peer["title"] for peer in peers(results) if times.get(peer["key"]) == best)
             lines.append(f"  {value:.2f}  {row['name']}: {duration(times[contestant['key']])}, {who} {duration(best)}")
-    return "\n".join(lines + not_right(results)).replace("`", "")
+    return "\n".join(lines + against_the_machine(results) + not_right(results)).replace("`", "")
 
 
 def table(results: dict) -> str:
@@ -232,19 +257,25 @@ def section(results: dict) -> str:
     versions = ", ".join(f"{c['title']} {c['version']}" for c in peers(results))
     measured = (
         f"Measured on {where['date']}: {where['cpu']}, {where['threads']} threads each, {where['system']}, "
-        f"Python {where['python']}" + (f"; {versions}" if versions else "") + "."
+        f"Python {where['python']}"
+        + (f"; {versions}" if versions else "")
+        + "."
         + (" A quick run with short turns: rough." if results["quick"] else "")
     )
     found = conclusions(results)
     if suite == "sweep":
         found = [" ".join(found[:1])] + [f"- {sentence}" for sentence in found[1:]]
     notes = [f"- {note}" for note in not_right(results)]
+    limits = against_the_machine(results)
+    if limits:
+        limits = ["Of what the machine can do at most, measured beside it (`cargo bench --bench peak`):", *limits]
     body = sweep_table(results) if suite == "sweep" else table(results)
     parts = [
         measured,
         "\n".join(found) if suite == "sweep" else " ".join(found),
         f"![Chart of the {suite} benchmark](docs/bench/{suite}.svg)",
         f"<details><summary>All times of the {suite} benchmark</summary>\n\n{body}\n\n</details>",
+        "\n- ".join(limits),
         "\n".join(notes),
     ]
     return "\n\n".join(part for part in parts if part)

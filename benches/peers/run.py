@@ -67,6 +67,7 @@ CONTESTANTS = [
     Contestant("numexpr", "numexpr", "numexpr", "use_numexpr", suites=("kernels",)),
 ]
 
+
 def contestants_of(suite: str, options: argparse.Namespace) -> list[Contestant]:
     """Return who takes part: in the sweep only ourselves, with one thread and with all of them."""
     if suite == "sweep":
@@ -231,6 +232,17 @@ def machine(threads: int) -> dict:
     }
 
 
+def peak() -> dict:
+    """Return what the machine can do at most, as benches/peak.rs measures it; {} where there is no Cargo."""
+    command = ["cargo", "bench", "--quiet", "--bench", "peak", "--no-default-features", "--features", "std"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=True)
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as failure:
+        print(f"without the machine's peak: {failure}", file=sys.stderr)
+        return {}
+
+
 def available_threads() -> int:
     """Return on how many CPUs this process may run."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -307,6 +319,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=None, help="turns a library gets per case (6; --quick: 2)")
     parser.add_argument("--quick", action="store_true", help="short turns: a first look, too rough to publish")
     parser.add_argument("--save", type=Path, default=ROOT / "out" / "bench", help="folder for the JSON (out/bench)")
+    parser.add_argument("--no-peak", action="store_true", help="don't measure the machine's peak (needs Cargo)")
     parser.add_argument("--write", action="store_true", help="update README.md and docs/bench with tables and charts")
     parser.add_argument("--render", action="store_true", help="measure nothing: use the results in docs/bench")
     parser.add_argument("--list", action="store_true", help="print the cases and leave")
@@ -331,6 +344,7 @@ def main() -> None:
     if load > 0.5 and not options.render:
         print(f"The machine is busy (load {load:.1f}): expect noise.", file=sys.stderr)
 
+    limits = {} if options.render or options.no_peak or suites == ["sweep"] else peak()
     for suite in suites:
         if options.render:
             path = SAVED / f"{suite}.json"
@@ -338,7 +352,7 @@ def main() -> None:
                 continue
             results = json.loads(path.read_text())
         else:
-            results = run_suite(suite, options)
+            results = run_suite(suite, options) | {"peak": limits}
             if not results["rows"]:
                 continue
             options.save.mkdir(parents=True, exist_ok=True)
