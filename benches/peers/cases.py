@@ -314,7 +314,7 @@ def kernel_cases() -> list[Case]:
 
 def sweep_cases() -> list[Case]:
     """Return four operations from 16 to 100M elements, to see from which size on threads pay."""
-    sizes = [16, 64, 256, *(1000 * 2**power for power in range(11)), 4_000_000, 16_000_000, 100_000_000]
+    sizes = [16, 64, 256, *(1000 * 2**power for power in range(10)), 1_000_000, 4_000_000, 16_000_000, 100_000_000]
     rows = ("softmax", "layer_norm")
     return [
         Case(op, (max(size // 1000, 1), min(size, 1000)) if op in rows else (size,), out=True)

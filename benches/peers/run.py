@@ -72,7 +72,9 @@ def contestants_of(suite: str, options: argparse.Namespace) -> list[Contestant]:
     """Return who takes part: in the sweep only ourselves, with one thread and with all of them."""
     if suite == "sweep":
         return [
-            dataclasses.replace(CONTESTANTS[0], key=str(count), title=f"{count} threads", threads=count)
+            dataclasses.replace(
+                CONTESTANTS[0], key=str(count), title="1 thread" if count == 1 else f"{count} threads", threads=count
+            )
             for count in sorted({1, options.threads})
         ]
     return [c for c in CONTESTANTS if suite in c.suites and c.key in options.peers]
