@@ -1,4 +1,29 @@
 //! Fused machine-learning inference kernels, written once, from a server down to a microcontroller.
+//!
+//! Each operation reads borrowed slices or [`Matrix`] views, writes into what the caller gives it (or in place, under
+//! the same name with `_in_place`) and returns a [`ShapeError`] where shapes do not fit. Nothing panics. A build without
+//! `std` allocates nothing.
+//!
+//! | operation | |
+//! |---|---|
+//! | [`linear`], [`matmul`] | products, with bias, residual and activation in one pass ([`Epilogue`]) |
+//! | [`softmax`], [`log_softmax`] | over rows |
+//! | [`layer_norm`], [`rms_norm`] | over rows, with optional weight and bias |
+//! | [`scale`], [`map`], [`dropout_add`] | element by element |
+//! | [`sum_of_squares`] | one number |
+//!
+//! They take every [`Float`]: `f32`, `f64`, with the feature `f16` also `half::f16` and `half::bf16`, and types of your
+//! own. Results are the same bits for any number of threads, and for a row alone or in a batch.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `std` | yes | CPU detection at run time, buffers for packing |
+//! | `libm` | | the few scalar functions that core lacks; needed where `std` is off |
+//! | `f16` | | `half::f16` and `half::bf16` |
+//! | `parallel` | | large calls on several threads |
+//! | `python` | | the CPython extension module; turns on `std`, `f16` and `parallel` |
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -37,3 +62,7 @@ pub use ops::softmax::{log_softmax, log_softmax_in_place, softmax, softmax_in_pl
 pub use parallel::set_num_threads;
 pub use parallel::{ThreadSource, num_threads, thread_source, with_threads};
 pub use view::{Matrix, MatrixMut};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
