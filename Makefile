@@ -26,7 +26,8 @@ WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') 
 	$(shell find bindings/python \( -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -not -path '*/tests/*')
 
 .DELETE_ON_ERROR:
-.PHONY: help demo wheel test test-rust test-no-std test-python test-examples bench bench-linear lint docs clean
+.PHONY: help demo wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive fuzz \
+	lint docs clean
 
 help:                   ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -75,6 +76,20 @@ bench: $(PEERS)/.wheel $(PEERS)/.peers  ## race NumPy and other peers; tables an
 
 bench-linear: $(PEERS)/.wheel $(PEERS)/.peers  ## the same, linear layers only
 	$(PEERS)/bin/python benches/peers/run.py --suite linear --write $(ARGS)
+
+exhaustive:             ## every f32 there is through every function of one number; minutes
+	cargo test --release --features f16,parallel -- --ignored --nocapture exhaustive
+
+# Finds are kept in target/; what is in fuzz/corpus is read only. A nightly compiler adds AddressSanitizer.
+fuzz:                   ## each fuzz target for SECONDS=60 seconds
+	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
+	@set -e; if cargo +nightly --version >/dev/null 2>&1; then with="+nightly fuzz run"; else with="fuzz run --sanitizer none"; fi; \
+	for file in fuzz/fuzz_targets/*.rs; do \
+		target=$$(basename $$file .rs); \
+		mkdir -p target/fuzz-corpus/$$target fuzz/corpus/$$target; \
+		echo "== $$target: cargo $$with, $(SECONDS) s"; \
+		cargo $$with $$target target/fuzz-corpus/$$target fuzz/corpus/$$target -- -max_total_time=$(SECONDS) -print_final_stats=1; \
+	done
 
 lint: $(VENV)/.lint     ## formatting and clippy, warnings denied, for every combination of features; Python too
 	cargo fmt --check
