@@ -6,10 +6,10 @@ use core::any::TypeId;
 use core::mem::{size_of, transmute_copy};
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use fearless_simd::SimdBase;
 pub use fearless_simd::{Level, Simd};
+use fearless_simd::{Select, SimdBase};
 
-use crate::float::{Float, Lanes, MAX_LANES};
+use crate::float::{Compute, Float, Lanes, MAX_LANES};
 
 /// Runs a kernel, an expression over the token `$simd`, compiled for each CPU level, at `$level`.
 ///
@@ -162,6 +162,31 @@ pub(crate) const fn accumulators(vectors: usize) -> usize {
         _ if cfg!(target_arch = "aarch64") => 24,
         _ if cfg!(any(target_arch = "x86", target_arch = "x86_64", target_arch = "wasm32")) => 12,
         _ => 4,
+    }
+}
+
+/// The larger of a lane and `bound`; NaN where the lane is NaN.
+#[inline(always)]
+pub(crate) fn at_least<S: Simd, C: Compute>(simd: S, lanes: C::Lanes<S>, bound: C) -> C::Lanes<S> {
+    let bound = C::Lanes::<S>::splat(simd, bound);
+    // x86's instruction gives its second operand where one is NaN; others are free to give either.
+    if is_x86(simd) { bound.max(lanes) } else { lanes.simd_lt(bound).select(bound, lanes) }
+}
+
+/// The smaller of a lane and `bound`; NaN where the lane is NaN.
+#[inline(always)]
+pub(crate) fn at_most<S: Simd, C: Compute>(simd: S, lanes: C::Lanes<S>, bound: C) -> C::Lanes<S> {
+    let bound = C::Lanes::<S>::splat(simd, bound);
+    if is_x86(simd) { bound.min(lanes) } else { lanes.simd_gt(bound).select(bound, lanes) }
+}
+
+/// Whether vectors at this level are x86 registers. Known when a kernel is compiled.
+#[inline(always)]
+fn is_x86<S: Simd>(simd: S) -> bool {
+    match simd.level() {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Level::Sse2(_) | Level::Sse4_2(_) | Level::Avx2(_) | Level::Avx512(_) => true,
+        _ => false,
     }
 }
 

@@ -1,4 +1,8 @@
 //! The numbers that the functions of this room are made of, for f32 and for f64. No function here.
+//!
+//! The polynomials are minimax approximations found by `tools/coefficients.py` (Remez exchange, in 160 bits) and then
+//! rounded; what each approximates and on which interval stands at its declaration, the error it makes, relative to the
+//! function's value, at its values. Coefficients run from the highest power down.
 
 use fearless_simd::SimdFloatElement;
 
@@ -6,106 +10,280 @@ use fearless_simd::SimdFloatElement;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "not for use outside of the crate")]
 pub trait Constants: SimdFloatElement + 'static {
-    /// Bits of a mantissa.
-    const MANTISSA_BITS: u32;
-    const MANTISSA_MASK: Self::Bits;
+    const ONE: Self;
+    const TWO: Self;
+    const SQRT_2: Self;
 
+    /// Bits of a mantissa, without the leading one.
+    const MANTISSA_BITS: u32;
+    const EXPONENT_BIAS: Self;
+    /// Keeps so few bits of a number that its product with [`GELU_TANH_HIGH`](Constants::GELU_TANH_HIGH) is exact.
+    const UPPER_HALF: Self::Bits;
+
+    /// 1.5 * 2^[`MANTISSA_BITS`](Constants::MANTISSA_BITS): adding it rounds to an integer, found in the lowest bits.
+    const ROUND: Self;
     const LOG2_E: Self;
     /// ln 2 cut so short that its product with any exponent is exact, and what was cut off: the pair of Cody and Waite.
     const LN_2_HIGH: Self;
     const LN_2_LOW: Self;
-
-    /// 1.5 * 2^MANTISSA_BITS: adding it rounds to an integer, which is then found in the lowest bits. Plus the
-    /// exponent offset that [`exp_nonpositive`](super::exp_nonpositive) wants.
-    const ROUND_TINY: Self;
-    /// 2^-offset, which takes that offset out again and rounds once, where the result is subnormal.
-    const TINY: Self;
-    /// The same plus twice the exponent bias.
-    const ROUND_DOUBLE_BIAS: Self;
+    /// (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2
+    const EXP: &'static [Self];
     /// Below it e^x rounds to 0.
     const EXP_MIN: Self;
     /// Above it e^x rounds to infinity.
     const EXP_MAX: Self;
-    /// (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2
-    const EXP: &'static [Self];
+    /// An exponent that keeps e^x normal for each x that [`EXP_MIN`](Constants::EXP_MIN) lets pass, and more.
+    const TINY_EXPONENT: Self;
+    /// 2^-[`TINY_EXPONENT`](Constants::TINY_EXPONENT)
+    const TINY: Self;
+
+    /// From here on the sigmoid of x rounds to 1.
+    const SIGMOID_MAX: Self;
+    /// An exponent that keeps 1 + e^-x from overflow, and e^-x normal, between [`EXP_MIN`](Constants::EXP_MIN) and
+    /// [`SIGMOID_MAX`](Constants::SIGMOID_MAX).
+    const SIGMOID_EXPONENT: Self;
+    /// 2^[`SIGMOID_EXPONENT`](Constants::SIGMOID_EXPONENT)
+    const SIGMOID_ONE: Self;
+
+    /// From here on tanh x rounds to 1.
+    const TANH_MAX: Self;
+    /// Where tanh is a polynomial, and above it not: tanh x is about a half.
+    const TANH_NEAR: Self;
+    /// (tanh x - x) / x^3 in x^2, for |x| <= [`TANH_NEAR`](Constants::TANH_NEAR)
+    const TANH: &'static [Self];
+
+    /// From here on erf x rounds to 1.
+    const ERF_MAX: Self;
+    /// Where erf is a polynomial.
+    const ERF_NEAR: Self;
+    /// erf(x) / x - 1 in x^2, for |x| <= [`ERF_NEAR`](Constants::ERF_NEAR)
+    const ERF: &'static [Self];
+
+    /// (ln(2 Phi(-x)) + x^2 / 2) / x for 0 <= x <= [`LOG_TAIL_MAX`](Constants::LOG_TAIL_MAX), Phi being the normal
+    /// distribution function
+    const LOG_TAIL: &'static [Self];
+    const LOG_TAIL_MAX: Self;
+    /// Below minus this, gelu rounds to 0.
+    const GELU_MAX: Self;
+
+    /// Below it the tanh form of gelu rounds to 0.
+    const GELU_TANH_MIN: Self;
+    /// Above it the tanh form of gelu rounds to x.
+    const GELU_TANH_MAX: Self;
+    /// 2 sqrt(2 / pi) cut short, and what was cut off.
+    const GELU_TANH_HIGH: Self;
+    const GELU_TANH_LOW: Self;
+    /// 2 sqrt(2 / pi) * 0.044715
+    const GELU_TANH_CUBIC: Self;
 
     const MIN_NORMAL: Self;
-    /// Takes subnormals to normal numbers.
+    /// Takes subnormals to normal numbers, and the exponent that makes up for it.
     const NORMALIZE: Self;
     const NORMALIZE_EXPONENT: Self;
+    const MANTISSA_MASK: Self::Bits;
     const ONE_BITS: Self::Bits;
     const SQRT_HALF_BITS: Self::Bits;
-    /// 2^MANTISSA_BITS, whose lowest bits count ones, and the same plus the exponent bias.
+    /// The bits of 2^[`MANTISSA_BITS`](Constants::MANTISSA_BITS), whose lowest bits count ones.
     const COUNT_BITS: Self::Bits;
+    /// That number plus the exponent bias.
     const COUNT_BIASED: Self;
-    /// (ln((1 + s) / (1 - s)) - 2s) / s^3 in s^2, for |s| <= 0.1716
+    /// (ln((1 + s) / (1 - s)) - 2s) / s^3 in s^2, for |s| <= 3 - 2 sqrt 2
     const LN: &'static [Self];
 }
 
 impl Constants for f32 {
+    const ONE: f32 = 1.0;
+    const TWO: f32 = 2.0;
+    const SQRT_2: f32 = core::f32::consts::SQRT_2;
+
     const MANTISSA_BITS: u32 = 23;
-    const MANTISSA_MASK: u32 = 0x007f_ffff;
+    const EXPONENT_BIAS: f32 = 127.0;
+    const UPPER_HALF: u32 = 0xffff_f000;
+
+    const ROUND: f32 = 12582912.0;
     const LOG2_E: f32 = core::f32::consts::LOG2_E;
     const LN_2_HIGH: f32 = 0.693145751953125;
-    const LN_2_LOW: f32 = 1.42860677e-6;
-    const ROUND_TINY: f32 = 12582912.0 + 24.0;
-    const TINY: f32 = 1.0 / 16777216.0;
-    const ROUND_DOUBLE_BIAS: f32 = 12582912.0 + 254.0;
+    const LN_2_LOW: f32 = 1.42860682030941723212e-6;
+    // 2^-26.2 of e^r - 1
+    const EXP: &'static [f32] = &[0.00138825165071, 0.00836652052321, 0.0416671999273, 0.166665436218, 0.49999998154];
     const EXP_MIN: f32 = -104.0;
     const EXP_MAX: f32 = 89.0;
-    const EXP: &'static [f32] =
-        &[0.0013882524897667676, 0.00836652066243699, 0.04166719979452763, 0.16666543620431792, 0.49999998154343198];
+    const TINY_EXPONENT: f32 = 32.0;
+    const TINY: f32 = 1.0 / 4294967296.0;
+
+    const SIGMOID_MAX: f32 = 40.0;
+    const SIGMOID_EXPONENT: f32 = -40.0;
+    const SIGMOID_ONE: f32 = 1.0 / 1099511627776.0;
+
+    const TANH_MAX: f32 = 10.0;
+    const TANH_NEAR: f32 = 0.55;
+    // 2^-29.8
+    const TANH: &'static [f32] =
+        &[-0.00627423660926, 0.0210716769691, -0.053852309409, 0.133325861342, -0.333333175596];
+
+    const ERF_MAX: f32 = 4.0;
+    const ERF_NEAR: f32 = 0.8;
+    // 2^-28.3
+    const ERF: &'static [f32] =
+        &[-0.000653815924546, 0.00508564822855, -0.0268211407479, 0.112831222601, -0.376126024822, 0.128379164056];
+
+    // 0.7 * 2^-25 of Phi up to 2; above, 0.7 * 2^-25 absolute of gelu and 2^-10 of Phi, whichever is less
+    const LOG_TAIL: &'static [f32] = &[
+        -2.38591768501e-11,
+        1.65076529893e-9,
+        -4.90550974036e-8,
+        8.19109282109e-7,
+        -8.4146245386e-6,
+        5.38865369021e-5,
+        -0.000190507611313,
+        -1.40973178707e-5,
+        0.00483764541187,
+        -0.0363668188597,
+        0.181698382092,
+        -0.79788530123,
+    ];
+    const LOG_TAIL_MAX: f32 = 14.45;
+    const GELU_MAX: f32 = 14.45;
+
+    const GELU_TANH_MIN: f32 = -10.8;
+    const GELU_TANH_MAX: f32 = 8.0;
+    const GELU_TANH_HIGH: f32 = 1.595703125;
+    const GELU_TANH_LOW: f32 = 6.599660573071175978424e-5;
+    const GELU_TANH_CUBIC: f32 = 0.07135481627260024877634;
+
     const MIN_NORMAL: f32 = f32::MIN_POSITIVE;
     const NORMALIZE: f32 = 16777216.0;
     const NORMALIZE_EXPONENT: f32 = -24.0;
+    const MANTISSA_MASK: u32 = 0x007f_ffff;
     const ONE_BITS: u32 = 0x3f80_0000;
     const SQRT_HALF_BITS: u32 = 0x3f35_04f3;
     const COUNT_BITS: u32 = 0x4b00_0000;
     const COUNT_BIASED: f32 = 8388608.0 + 127.0;
-    const LN: &'static [f32] = &[2.0 / 11.0, 2.0 / 9.0, 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0];
+    // 2^-30.2
+    const LN: &'static [f32] = &[0.298718613311, 0.399775370249, 0.666667764147];
 }
 
 impl Constants for f64 {
+    const ONE: f64 = 1.0;
+    const TWO: f64 = 2.0;
+    const SQRT_2: f64 = core::f64::consts::SQRT_2;
+
     const MANTISSA_BITS: u32 = 52;
-    const MANTISSA_MASK: u64 = 0x000f_ffff_ffff_ffff;
+    const EXPONENT_BIAS: f64 = 1023.0;
+    const UPPER_HALF: u64 = 0xffff_ffff_f800_0000;
+
+    const ROUND: f64 = 6755399441055744.0;
     const LOG2_E: f64 = core::f64::consts::LOG2_E;
     const LN_2_HIGH: f64 = 0.693147180559890330187045037746429443359375;
-    const LN_2_LOW: f64 = 5.497923018708371155e-14;
-    const ROUND_TINY: f64 = 6755399441055744.0 + 54.0;
-    const TINY: f64 = 1.0 / 18014398509481984.0;
-    const ROUND_DOUBLE_BIAS: f64 = 6755399441055744.0 + 2046.0;
+    const LN_2_LOW: f64 = 5.4979230187083711747e-14;
+    // 2^-55.6 of e^r - 1
+    const EXP: &'static [f64] = &[
+        2.5053761941135394404e-8,
+        2.7626038035649276299e-7,
+        2.7557407585452163559e-6,
+        0.000024801505273536288037,
+        0.00019841269718958435864,
+        0.0013888888931564912561,
+        0.0083333333333895732404,
+        0.041666666666576755665,
+        0.16666666666666589254,
+        0.50000000000000051791,
+    ];
     const EXP_MIN: f64 = -746.0;
     const EXP_MAX: f64 = 710.0;
-    const EXP: &'static [f64] = &[
-        2.5053761047656856798e-8,
-        2.7626038626974826469e-7,
-        2.7557407577940924738e-6,
-        0.000024801505271629877099,
-        0.00019841269718979731341,
-        0.0013888888931567035922,
-        0.00833333333338955742,
-        0.041666666666576746552,
-        0.16666666666666589285,
-        0.50000000000000051802,
+    const TINY_EXPONENT: f64 = 100.0;
+    const TINY: f64 = 1.0 / 1267650600228229401496703205376.0;
+
+    const SIGMOID_MAX: f64 = 40.0;
+    const SIGMOID_EXPONENT: f64 = -100.0;
+    const SIGMOID_ONE: f64 = 1.0 / 1267650600228229401496703205376.0;
+
+    const TANH_MAX: f64 = 20.0;
+    const TANH_NEAR: f64 = 0.55;
+    // 2^-60.6
+    const TANH: &'static [f64] = &[
+        -0.000019494706512517159934,
+        0.000083316488649795460447,
+        -0.00023338160239042373275,
+        0.00058844450455518148018,
+        -0.0014555428512656884951,
+        0.0035920920314805793874,
+        -0.0088632326015658299367,
+        0.021869488385864849132,
+        -0.053968253963760975386,
+        0.13333333333326621519,
+        -0.3333333333333329842,
     ];
+
+    const ERF_MAX: f64 = 6.0;
+    const ERF_NEAR: f64 = 0.8;
+    // 2^-58.1
+    const ERF: &'static [f64] = &[
+        1.1069818199507241149e-8,
+        -1.5824737297205110446e-7,
+        1.6416660620548911476e-6,
+        -0.000014923253507464122952,
+        0.00012055251330271843816,
+        -0.0008548325231088984374,
+        0.0052239776008618918031,
+        -0.026866170643162559026,
+        0.11283791670947043669,
+        -0.37612638903183623875,
+        0.12837916709551257072,
+    ];
+
+    // 2^-55 of Phi up to 2; above, 2^-55 absolute of gelu
+    const LOG_TAIL: &'static [f64] = &[
+        4.2704249614221754842e-19,
+        -2.8085787020580595534e-17,
+        8.5215586365893265097e-16,
+        -1.5760661402452041109e-14,
+        1.9709478569325917775e-13,
+        -1.7341833705017280983e-12,
+        1.0617528607797689414e-11,
+        -4.0012452152929458739e-11,
+        2.2868621808747893953e-11,
+        8.5147450255150246775e-10,
+        -6.5813451169356535998e-9,
+        2.7111275277674144423e-8,
+        -5.6956186516823954974e-8,
+        -5.8934260426078593319e-8,
+        9.1203834768956914812e-7,
+        -2.8365216257823060919e-6,
+        -1.6259710694180364978e-6,
+        0.000052164287974750506154,
+        -0.00021202721719533322703,
+        0.000036981095773811846317,
+        0.0047821116943824999528,
+        -0.036335602351852748845,
+        0.18169011381592729494,
+        -0.79788456080286038225,
+    ];
+    const LOG_TAIL_MAX: f64 = 8.5;
+    const GELU_MAX: f64 = 39.0;
+
+    const GELU_TANH_MIN: f64 = -21.6;
+    const GELU_TANH_MAX: f64 = 8.0;
+    const GELU_TANH_HIGH: f64 = 1.595769107341766357421875;
+    const GELU_TANH_LOW: f64 = 1.426396435433790923974e-8;
+    const GELU_TANH_CUBIC: f64 = 0.07135481627260024877634;
+
     const MIN_NORMAL: f64 = f64::MIN_POSITIVE;
     const NORMALIZE: f64 = 18014398509481984.0;
     const NORMALIZE_EXPONENT: f64 = -54.0;
+    const MANTISSA_MASK: u64 = 0x000f_ffff_ffff_ffff;
     const ONE_BITS: u64 = 0x3ff0_0000_0000_0000;
     const SQRT_HALF_BITS: u64 = 0x3fe6_a09e_667f_3bcd;
     const COUNT_BITS: u64 = 0x4330_0000_0000_0000;
     const COUNT_BIASED: f64 = 4503599627370496.0 + 1023.0;
+    // 2^-59.5
     const LN: &'static [f64] = &[
-        2.0 / 23.0,
-        2.0 / 21.0,
-        2.0 / 19.0,
-        2.0 / 17.0,
-        2.0 / 15.0,
-        2.0 / 13.0,
-        2.0 / 11.0,
-        2.0 / 9.0,
-        2.0 / 7.0,
-        2.0 / 5.0,
-        2.0 / 3.0,
+        0.14796104450974313667,
+        0.15314035938309574816,
+        0.18183564862432309843,
+        0.22222198563573386301,
+        0.28571428742473912804,
+        0.39999999999414326384,
+        0.66666666666667344593,
     ];
 }
