@@ -59,7 +59,7 @@ pub trait Constants: SimdFloatElement + 'static {
     /// erf(x) / x - 1 in x^2, for |x| <= [`ERF_NEAR`](Constants::ERF_NEAR)
     const ERF: &'static [Self];
 
-    /// (ln(2 Phi(-x)) + x^2 / 2) / x for 0 <= x <= [`LOG_TAIL_MAX`](Constants::LOG_TAIL_MAX), Phi being the normal
+    /// (ln(2 Phi(-x)) + x^2 / 2) / x + 1 / 2 for 0 <= x <= [`LOG_TAIL_MAX`](Constants::LOG_TAIL_MAX), Phi being the normal
     /// distribution function
     const LOG_TAIL: &'static [Self];
     const LOG_TAIL_MAX: Self;
@@ -140,7 +140,7 @@ impl Constants for f32 {
         0.00483764541187,
         -0.0363668188597,
         0.181698382092,
-        -0.79788530123,
+        -0.29788530123,
     ];
     const LOG_TAIL_MAX: f32 = 14.45;
     const GELU_MAX: f32 = 14.45;
@@ -257,10 +257,10 @@ impl Constants for f64 {
         0.0047821116943824999528,
         -0.036335602351852748845,
         0.18169011381592729494,
-        -0.79788456080286038225,
+        -0.29788456080286038225,
     ];
     const LOG_TAIL_MAX: f64 = 8.5;
-    const GELU_MAX: f64 = 39.0;
+    const GELU_MAX: f64 = 38.6;
 
     const GELU_TANH_MIN: f64 = -21.6;
     const GELU_TANH_MAX: f64 = 8.0;

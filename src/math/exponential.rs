@@ -26,14 +26,23 @@ impl<S: Simd, C: Compute> Parts<S, C> {
         Self { power: power_of_two::<S, C>(count.to_bits()), rest: expm1_near_zero::<S, C>(simd, r) }
     }
 
-    /// Of e^(high + low) * 2^offset, the sum taken as exactly as its parts are.
+    /// Of e^(the sum of `high` and `low`) * 2^offset. The sum of `high` less its multiple of ln 2 is exact where each
+    /// partial sum is, being a multiple of the terms' lowest bit and small; then only the error of `low` counts.
     #[inline(always)]
-    pub(super) fn of_sum(simd: S, high: C::Lanes<S>, low: C::Lanes<S>, offset: C) -> Self {
+    pub(super) fn of_sum<const N: usize>(simd: S, high: [C::Lanes<S>; N], low: C::Lanes<S>, offset: C) -> Self {
         let round = splat::<S, C>(simd, C::ROUND + C::EXPONENT_BIAS + offset);
-        let count = (high + low).mul_add(C::LOG2_E, round);
+        let mut sum = low;
+        for term in high {
+            sum += term;
+        }
+        let count = sum.mul_add(C::LOG2_E, round);
         let n = count - round;
-        // `high` less its multiple of ln 2 is exact: both are multiples of the lowest bit of `high`, and close.
-        let r = n.mul_add(-C::LN_2_HIGH, high) + n.mul_add(-C::LN_2_LOW, low);
+        let [first, rest @ ..] = &high[..] else { return Self::new(simd, low, offset) };
+        let mut r = n.mul_add(-C::LN_2_HIGH, *first);
+        for &term in rest {
+            r += term;
+        }
+        r += n.mul_add(-C::LN_2_LOW, low);
         Self { power: power_of_two::<S, C>(count.to_bits()), rest: expm1_near_zero::<S, C>(simd, r) }
     }
 

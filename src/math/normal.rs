@@ -13,11 +13,9 @@ use crate::float::Compute;
 pub fn gelu<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
     // x Phi(x) is -|x| Phi(-|x|) below zero and x - |x| Phi(-|x|) above: no sum cancels.
     let size = at_most::<S, C>(simd, x.abs(), C::GELU_MAX);
-    let square = size * size;
-    let rounding = size.mul_sub(size, square);
     let half = C::from_f64(-0.5);
-    let low = rounding.mul_add(half, log_tail::<S, C>(simd, size));
-    let e = Parts::<S, C>::of_sum(simd, square * half, low, C::TINY_EXPONENT);
+    let e =
+        Parts::<S, C>::of_sum(simd, [size * size * half, size * half], log_tail::<S, C>(simd, size), C::TINY_EXPONENT);
     let scaled = size * e.power;
     let tail = scaled.mul_add(e.rest, scaled);
     let positive = at_least::<S, C>(simd, x, C::ZERO);
@@ -35,15 +33,16 @@ pub fn erf<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
 
     // Elsewhere: 1 - 2 Phi(-sqrt 2 x)
     let one = splat::<S, C>(simd, C::ONE);
-    let tail = log_tail::<S, C>(simd, size * C::SQRT_2);
-    let e = Parts::<S, C>::of_sum(simd, -square, tail, C::ZERO);
+    let scaled = size * C::SQRT_2;
+    let tail = log_tail::<S, C>(simd, scaled);
+    let e = Parts::<S, C>::of_sum(simd, [-square, scaled * C::from_f64(-0.5)], tail, C::ZERO);
     let far = one - e.product();
 
     size.simd_lt(C::ERF_NEAR).select(near, far).copysign(x)
 }
 
-/// ln(2 Phi(-x)) + x^2 / 2 for x >= 0: what is left of the logarithm of the normal distribution's tail without its
-/// steep part.
+/// ln(2 Phi(-x)) + x^2 / 2 + x / 2 for x >= 0: what is left of the logarithm of the normal distribution's tail without
+/// its steep part. It is small where gelu has to be exact, and so is its error.
 #[inline(always)]
 fn log_tail<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
     let x = if C::LOG_TAIL_MAX < C::GELU_MAX { at_most::<S, C>(simd, x, C::LOG_TAIL_MAX) } else { x };

@@ -44,5 +44,5 @@ pub fn gelu_tanh<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
     let low = bounded - high;
     let cubic = bounded * bounded * C::GELU_TANH_CUBIC;
     let rest = high.mul_add(C::GELU_TANH_LOW, low.mul_add(splat::<S, C>(simd, C::GELU_TANH_HIGH), cubic * bounded));
-    x * reciprocal::<S, C>(simd, Parts::<S, C>::of_sum(simd, high * -C::GELU_TANH_HIGH, -rest, C::SIGMOID_EXPONENT))
+    x * reciprocal::<S, C>(simd, Parts::<S, C>::of_sum(simd, [high * -C::GELU_TANH_HIGH], -rest, C::SIGMOID_EXPONENT))
 }
