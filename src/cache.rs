@@ -143,7 +143,7 @@ fn size_class(bytes: usize) -> Option<usize> {
         return Some(bytes.max(1));
     }
     let eighth = (1 << bytes.ilog2()) / 8;
-    bytes.checked_next_multiple_of(eighth.max(PAGE)).filter(|&capacity| capacity <= isize::MAX as usize)
+    bytes.checked_next_multiple_of(eighth.max(PAGE)).filter(|&capacity| isize::try_from(capacity).is_ok())
 }
 
 /// Memory that someone must free, as numbers.
@@ -280,17 +280,13 @@ impl Shelf {
     /// The block of this size used last: its pages are the likeliest in the CPU's cache.
     fn take(&mut self, capacity: usize) -> Option<Block> {
         let place = self.blocks.iter().rposition(|block| block.capacity == capacity);
-        match place.and_then(|place| self.blocks.remove(place)) {
-            Some(block) => {
-                self.bytes -= block.capacity;
-                self.hits += 1;
-                Some(block)
-            }
-            None => {
-                self.misses += 1;
-                None
-            }
-        }
+        let Some(block) = place.and_then(|place| self.blocks.remove(place)) else {
+            self.misses += 1;
+            return None;
+        };
+        self.bytes -= block.capacity;
+        self.hits += 1;
+        Some(block)
     }
 
     /// Keeps a block. What there is no place for comes back, to be freed without the lock.
