@@ -47,7 +47,9 @@ pub fn thread_source() -> ThreadSource {
 }
 
 #[cfg(feature = "parallel")]
-pub(super) use threads::{cores, forget_default, in_force};
+pub(super) use threads::in_force;
+#[cfg(all(feature = "parallel", not(target_family = "wasm")))]
+pub(super) use threads::{MOST_THREADS, cores, forget_default};
 #[cfg(feature = "parallel")]
 pub use threads::{set_num_threads, with_threads};
 
@@ -75,8 +77,9 @@ mod threads {
     use std::{env, thread};
 
     use super::ThreadSource;
-    use crate::parallel::pool::MOST_THREADS;
 
+    /// The most threads that a call may use.
+    pub(in super::super) const MOST_THREADS: usize = 256;
     /// The number given to `set_num_threads`; 0: none.
     static CALL: AtomicUsize = AtomicUsize::new(0);
     /// The number without one, twice, plus one where the environment gave it; 0: not looked up yet.
@@ -123,6 +126,7 @@ mod threads {
     }
 
     /// Looks environment and cores up again next time: a forked child may have been given others.
+    #[cfg(not(target_family = "wasm"))]
     pub(in super::super) fn forget_default() {
         DEFAULT.store(0, Ordering::Relaxed);
     }

@@ -1,6 +1,7 @@
 //! The only rooms that know threads: this file splits rows or elements into blocks, by shape and never by the number
 //! of threads, so that results do not depend on it. `pool` hands blocks to threads, `count` decides how many may
-//! help; `serial` stands in for `pool` without the feature `parallel`. Kernels live elsewhere.
+//! help; `serial` stands in for `pool` without the feature `parallel` and on WebAssembly, which has no threads.
+//! Kernels live elsewhere.
 #![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
 
 use core::ops::Range;
@@ -9,13 +10,13 @@ use crate::float::Float;
 use crate::view::{InOutMatrix, MatrixMut};
 
 mod count;
-#[cfg(feature = "parallel")]
+#[cfg(all(feature = "parallel", not(target_family = "wasm")))]
 mod pool;
-#[cfg(not(feature = "parallel"))]
+#[cfg(not(all(feature = "parallel", not(target_family = "wasm"))))]
 mod serial;
-#[cfg(not(feature = "parallel"))]
+#[cfg(not(all(feature = "parallel", not(target_family = "wasm"))))]
 use serial as pool;
-#[cfg(all(test, feature = "parallel"))]
+#[cfg(all(test, feature = "parallel", not(target_family = "wasm")))]
 mod tests;
 
 #[cfg(feature = "parallel")]

@@ -28,10 +28,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use super::{Split, count};
+use super::Split;
+use super::count::{self, MOST_THREADS};
 
-/// The most threads that a call may use.
-pub(super) const MOST_THREADS: usize = 256;
 /// The calls that may be under way at once with help; further ones run alone.
 const DOORS: usize = 32;
 /// The bounds of what waking a thread is taken to cost, in nanoseconds: work below it wakes nobody. Within them the
@@ -371,9 +370,8 @@ impl Pool {
             let name = std::format!("polyglot-{}", index + 1);
             // Awake from birth, so that nobody wakes it.
             self.awake.fetch_add(1, Ordering::Relaxed);
-            match thread::Builder::new().name(name).spawn(move || self.work(index)) {
-                Ok(handle) => drop(self.workers[index].set(handle.thread().clone())),
-                Err(_) => drop(self.awake.fetch_sub(1, Ordering::Relaxed)),
+            if thread::Builder::new().name(name).spawn(move || self.work(index)).is_err() {
+                self.awake.fetch_sub(1, Ordering::Relaxed);
             }
         }
         // Refused ones count, or each call would ask again.
@@ -384,6 +382,8 @@ impl Pool {
     /// The life of a worker.
     fn work(&self, index: usize) {
         INSIDE.set(true);
+        // Before it can be found asleep.
+        self.workers[index].get_or_init(thread::current);
         let (word, bit) = (&self.asleep[index / 64], 1 << (index % 64));
         let mut core = Core::Own;
         loop {
