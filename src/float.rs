@@ -3,6 +3,10 @@
 
 use core::fmt::Debug;
 
+use crate::error::ShapeError;
+use crate::gemm::{self, driver::Product};
+use crate::ops;
+use crate::view::{InOutMatrix, Matrix, MatrixMut};
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, SimdFloatElement, SimdInt, SimdMask};
 
 /// The SIMD vector that values stored as `T` are computed in, at CPU level `S`.
@@ -10,6 +14,71 @@ pub type Lanes<S, T> = <<T as Float>::Acc as Compute>::Lanes<S>;
 
 /// The most lanes a [`Compute`] vector has at any CPU level (16 f32 at AVX-512).
 pub const MAX_LANES: usize = 16;
+
+/// The entry points of the kernels, as methods of [`Float`]. The list stands in the trait, as provided methods, and in
+/// the implementation of each of this crate's own types: there the methods are not generic, so each kernel is compiled
+/// once, with this crate, and not again by every crate that calls it. A type of a user's own compiles what it uses.
+macro_rules! entry_points {
+    () => {
+        #[doc(hidden)]
+        fn softmax_rows(io: InOutMatrix<'_, Self>) {
+            ops::softmax::softmax_rows::<Self>(io);
+        }
+
+        #[doc(hidden)]
+        fn log_softmax_rows(io: InOutMatrix<'_, Self>) {
+            ops::softmax::log_softmax_rows::<Self>(io);
+        }
+
+        #[doc(hidden)]
+        fn layer_norm_rows(
+            io: InOutMatrix<'_, Self>,
+            affine: ops::layer_norm::Affine<'_, Self>,
+            eps: Self::Acc,
+        ) -> Result<(), ShapeError> {
+            ops::layer_norm::layer_norm_rows::<Self>(io, affine, eps)
+        }
+
+        #[doc(hidden)]
+        fn rms_norm_rows(
+            io: InOutMatrix<'_, Self>,
+            affine: ops::layer_norm::Affine<'_, Self>,
+            eps: Self::Acc,
+        ) -> Result<(), ShapeError> {
+            ops::layer_norm::rms_norm_rows::<Self>(io, affine, eps)
+        }
+
+        #[doc(hidden)]
+        fn scale_elements(io: InOutMatrix<'_, Self>, factor: Self::Acc) {
+            ops::map::scale_elements::<Self>(io, factor);
+        }
+
+        #[doc(hidden)]
+        fn dropout_elements(
+            io: InOutMatrix<'_, Self>,
+            residual: Matrix<'_, Self>,
+            mask: ops::dropout_add::Mask<'_, Self>,
+            scale: Self::Acc,
+        ) -> Result<(), ShapeError> {
+            ops::dropout_add::dropout_elements::<Self>(io, residual, mask, scale)
+        }
+
+        #[doc(hidden)]
+        fn square_sum(x: Matrix<'_, Self>) -> f64 {
+            ops::reduce::square_sum::<Self>(x)
+        }
+
+        #[doc(hidden)]
+        fn product(product: Product<'_, Self, Self>, out: MatrixMut<'_, Self>, threads: bool) {
+            gemm::driver::run::<Self, Self>(product, out, threads);
+        }
+
+        #[doc(hidden)]
+        fn product_of_acc(product: Product<'_, Self::Acc, Self>, out: MatrixMut<'_, Self::Acc>, threads: bool) {
+            gemm::driver::run::<Self::Acc, Self>(product, out, threads);
+        }
+    };
+}
 
 /// A scalar as it is stored in memory: `f32`, `f64` and, with the feature `f16`, `half::f16` and `half::bf16`.
 ///
@@ -69,6 +138,8 @@ pub trait Float: Copy + Debug + PartialEq + Send + Sync + 'static {
             *value = Self::from_acc(lane);
         }
     }
+
+    entry_points!();
 }
 
 mod sealed {
@@ -129,6 +200,8 @@ macro_rules! native {
             fn store<S: Simd>(lanes: Lanes<S, Self>, target: &mut [Self]) {
                 lanes.store_slice(target);
             }
+
+            entry_points!();
         }
 
         impl Compute for $type {
@@ -183,6 +256,8 @@ macro_rules! half {
                 use half::slice::HalfFloatSliceExt;
                 crate::simd::$narrow::<S>(lanes, target.reinterpret_cast_mut());
             }
+
+            entry_points!();
         }
     };
 }

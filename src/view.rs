@@ -436,7 +436,7 @@ fn check_extent(len: usize, shape: Shape, row_stride: usize, col_stride: usize) 
 /// A matrix that is read and one of the same shape that is written, which may be the same one: what kernels that turn
 /// a row into a row are given.
 #[derive(Debug)]
-pub(crate) struct InOutMatrix<'a, T> {
+pub struct InOutMatrix<'a, T> {
     /// `None`: in place.
     source: Option<Matrix<'a, T>>,
     target: MatrixMut<'a, T>,

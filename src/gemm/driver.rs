@@ -8,7 +8,7 @@ use fearless_simd::{Simd, SimdBase};
 use super::tile::{Columns, MAX_VECTORS, Panels, Rows, StridedRows, Sums, max_rows, panels_at_once, tile, with_tile};
 use super::{DEPTH, pack, panel_width};
 use crate::error::Shape;
-use crate::float::{Compute, Float, Lanes, MAX_LANES};
+use crate::float::{Float, Lanes, MAX_LANES};
 use crate::ops::activation::Activation;
 use crate::parallel;
 use crate::simd::{self, dispatch};
@@ -16,7 +16,7 @@ use crate::view::{Matrix, MatrixMut};
 
 /// The right operand of a product.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Weight<'a, W> {
+pub enum Weight<'a, W> {
     /// As the caller has it, in any strides.
     Matrix(Matrix<'a, W>),
     /// In panels: for each panel of columns, its rows one after the other, zeros past the last column.
@@ -34,7 +34,7 @@ impl<W: Float> Weight<'_, W> {
 
 /// One value a column, added to each row.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Bias<'a, T: Float> {
+pub enum Bias<'a, T: Float> {
     None,
     Stored(&'a [T]),
     Computed(&'a [T::Acc]),
@@ -55,7 +55,7 @@ pub enum Residual<'a, T> {
 
 /// A product with its epilogue: `activation(x @ weight + bias + residual)`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Product<'a, T: Float, W> {
+pub struct Product<'a, T: Float, W> {
     pub(crate) x: Matrix<'a, T>,
     pub(crate) weight: Weight<'a, W>,
     pub(crate) bias: Bias<'a, T>,

@@ -74,7 +74,7 @@ pub fn dropout_add<'a, 'b, 'c, T: Float>(
     scale: T::Acc,
     out: impl Into<MatrixMut<'c, T>>,
 ) -> Result<(), ShapeError> {
-    run(InOutMatrix::new("dropout_add", x.into(), out.into())?, residual.into(), mask, scale)
+    T::dropout_elements(InOutMatrix::new("dropout_add", x.into(), out.into())?, residual.into(), mask, scale)
 }
 
 /// [`dropout_add`], over its input.
@@ -99,10 +99,10 @@ pub fn dropout_add_in_place<'a, 'b, T: Float>(
     mask: Mask<'b, T>,
     scale: T::Acc,
 ) -> Result<(), ShapeError> {
-    run(InOutMatrix::in_place(x.into()), residual.into(), mask, scale)
+    T::dropout_elements(InOutMatrix::in_place(x.into()), residual.into(), mask, scale)
 }
 
-fn run<T: Float>(
+pub(crate) fn dropout_elements<T: Float>(
     io: InOutMatrix<'_, T>,
     residual: Matrix<'_, T>,
     mask: Mask<'_, T>,

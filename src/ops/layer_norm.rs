@@ -40,7 +40,7 @@ pub fn layer_norm<'a, 'b, T: Float>(
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
     let io = InOutMatrix::new("layer_norm", x.into(), out.into())?;
-    layer_norm_rows(io, Affine { weight, bias }, eps)
+    T::layer_norm_rows(io, Affine { weight, bias }, eps)
 }
 
 /// [`layer_norm`], over its input.
@@ -63,7 +63,7 @@ pub fn layer_norm_in_place<'a, T: Float>(
     bias: Option<&[T]>,
     eps: T::Acc,
 ) -> Result<(), ShapeError> {
-    layer_norm_rows(InOutMatrix::in_place(x.into()), Affine { weight, bias }, eps)
+    T::layer_norm_rows(InOutMatrix::in_place(x.into()), Affine { weight, bias }, eps)
 }
 
 /// Writes x / sqrt(mean(x²) + eps) * weight to `out`, the mean being that of the row.
@@ -90,7 +90,7 @@ pub fn rms_norm<'a, 'b, T: Float>(
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
     let io = InOutMatrix::new("rms_norm", x.into(), out.into())?;
-    rms_norm_rows(io, Affine { weight, bias: None }, eps)
+    T::rms_norm_rows(io, Affine { weight, bias: None }, eps)
 }
 
 /// [`rms_norm`], over its input.
@@ -112,12 +112,12 @@ pub fn rms_norm_in_place<'a, T: Float>(
     weight: Option<&[T]>,
     eps: T::Acc,
 ) -> Result<(), ShapeError> {
-    rms_norm_rows(InOutMatrix::in_place(x.into()), Affine { weight, bias: None }, eps)
+    T::rms_norm_rows(InOutMatrix::in_place(x.into()), Affine { weight, bias: None }, eps)
 }
 
 /// What is done to a row after it was normalised: times `weight`, plus `bias`.
 #[derive(Clone, Copy, Debug)]
-struct Affine<'a, T> {
+pub struct Affine<'a, T> {
     weight: Option<&'a [T]>,
     bias: Option<&'a [T]>,
 }
@@ -161,7 +161,11 @@ impl<T: Float> Affine<'_, T> {
     }
 }
 
-fn layer_norm_rows<T: Float>(io: InOutMatrix<'_, T>, affine: Affine<'_, T>, eps: T::Acc) -> Result<(), ShapeError> {
+pub(crate) fn layer_norm_rows<T: Float>(
+    io: InOutMatrix<'_, T>,
+    affine: Affine<'_, T>,
+    eps: T::Acc,
+) -> Result<(), ShapeError> {
     affine.check("layer_norm", io.shape().1)?;
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
@@ -172,7 +176,11 @@ fn layer_norm_rows<T: Float>(io: InOutMatrix<'_, T>, affine: Affine<'_, T>, eps:
     Ok(())
 }
 
-fn rms_norm_rows<T: Float>(io: InOutMatrix<'_, T>, affine: Affine<'_, T>, eps: T::Acc) -> Result<(), ShapeError> {
+pub(crate) fn rms_norm_rows<T: Float>(
+    io: InOutMatrix<'_, T>,
+    affine: Affine<'_, T>,
+    eps: T::Acc,
+) -> Result<(), ShapeError> {
     affine.check("rms_norm", io.shape().1)?;
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {

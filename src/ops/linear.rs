@@ -2,7 +2,7 @@
 
 use crate::error::ShapeError;
 use crate::float::Float;
-use crate::gemm::driver::{self, Bias, Product, Residual, Weight};
+use crate::gemm::driver::{Bias, Product, Residual, Weight};
 use crate::ops::activation::Activation;
 use crate::view::{Matrix, MatrixMut};
 
@@ -94,9 +94,9 @@ impl<'a, T> From<Matrix<'a, T>> for Residual<'a, T> {
 /// assert_eq!(out, [1.5, 2.5, 0.0]);
 /// # Ok::<(), polyglot_bridge::ShapeError>(())
 /// ```
-pub fn linear<'a, T: Float, W: Float<Acc = T::Acc>>(
+pub fn linear<'a, T: Float>(
     x: impl Into<Matrix<'a, T>>,
-    weight: impl Into<Matrix<'a, W>>,
+    weight: impl Into<Matrix<'a, T>>,
     epilogue: Epilogue<'a, T>,
     out: impl Into<MatrixMut<'a, T>>,
 ) -> Result<(), ShapeError> {
@@ -105,7 +105,7 @@ pub fn linear<'a, T: Float, W: Float<Acc = T::Acc>>(
     let Epilogue { residual, activation, .. } = epilogue;
     let product = Product { x, weight: Weight::Matrix(weight), bias, residual, activation };
     check("linear", &product, &out)?;
-    driver::run(product, out, true);
+    T::product(product, out, true);
     Ok(())
 }
 

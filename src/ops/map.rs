@@ -33,7 +33,7 @@ pub fn scale<'a, 'b, T: Float>(
     factor: T::Acc,
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
-    scale_elements(InOutMatrix::new("scale", x.into(), out.into())?, factor);
+    T::scale_elements(InOutMatrix::new("scale", x.into(), out.into())?, factor);
     Ok(())
 }
 
@@ -52,7 +52,7 @@ pub fn scale<'a, 'b, T: Float>(
 /// # Ok::<(), polyglot_bridge::ShapeError>(())
 /// ```
 pub fn scale_in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>, factor: T::Acc) -> Result<(), ShapeError> {
-    scale_elements(InOutMatrix::in_place(x.into()), factor);
+    T::scale_elements(InOutMatrix::in_place(x.into()), factor);
     Ok(())
 }
 
@@ -101,7 +101,7 @@ pub fn map_in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>, f: impl Fn(T) 
     Ok(())
 }
 
-fn scale_elements<T: Float>(io: InOutMatrix<'_, T>, factor: T::Acc) {
+pub(crate) fn scale_elements<T: Float>(io: InOutMatrix<'_, T>, factor: T::Acc) {
     let level = simd::level();
     parallel::for_each_elements(io, COST, |_, _, mut block| {
         dispatch!(level, simd => block.for_each_row(#[inline(always)] |_, row| scale_row(simd, row, factor)));

@@ -33,7 +33,7 @@ pub fn matmul<'a, T: Float>(
 ) -> Result<(), ShapeError> {
     let out = out.into();
     let product = product(a.into(), b.into(), &out)?;
-    driver::run(product, out, true);
+    T::product(product, out, true);
     Ok(())
 }
 
@@ -58,7 +58,7 @@ pub fn matmul_batch<'a, T: Float>(
     let run = |index: usize, threads: bool| {
         let (a, b, out) = item(index);
         if let Ok(product) = product(a, b, &out) {
-            driver::run(product, out, threads);
+            T::product(product, out, threads);
         }
     };
     if count == 1 || work > LARGE {

@@ -46,7 +46,7 @@ pub fn softmax<'a, 'b, T: Float>(
     x: impl Into<Matrix<'a, T>>,
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
-    softmax_rows(InOutMatrix::new("softmax", x.into(), out.into())?);
+    T::softmax_rows(InOutMatrix::new("softmax", x.into(), out.into())?);
     Ok(())
 }
 
@@ -65,7 +65,7 @@ pub fn softmax<'a, 'b, T: Float>(
 /// # Ok::<(), polyglot_bridge::ShapeError>(())
 /// ```
 pub fn softmax_in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>) -> Result<(), ShapeError> {
-    softmax_rows(InOutMatrix::in_place(x.into()));
+    T::softmax_rows(InOutMatrix::in_place(x.into()));
     Ok(())
 }
 
@@ -89,7 +89,7 @@ pub fn log_softmax<'a, 'b, T: Float>(
     x: impl Into<Matrix<'a, T>>,
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
-    log_softmax_rows(InOutMatrix::new("log_softmax", x.into(), out.into())?);
+    T::log_softmax_rows(InOutMatrix::new("log_softmax", x.into(), out.into())?);
     Ok(())
 }
 
@@ -108,11 +108,11 @@ pub fn log_softmax<'a, 'b, T: Float>(
 /// # Ok::<(), polyglot_bridge::ShapeError>(())
 /// ```
 pub fn log_softmax_in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>) -> Result<(), ShapeError> {
-    log_softmax_rows(InOutMatrix::in_place(x.into()));
+    T::log_softmax_rows(InOutMatrix::in_place(x.into()));
     Ok(())
 }
 
-fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
+pub(crate) fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
         dispatch!(level, simd => {
@@ -122,7 +122,7 @@ fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
     });
 }
 
-fn log_softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
+pub(crate) fn log_softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
         dispatch!(level, simd => block.for_each_row(#[inline(always)] |_, row| log_softmax_row(simd, row)));
