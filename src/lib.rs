@@ -9,6 +9,7 @@
 //! | [`linear`], [`matmul`] | products, with bias, residual and activation in one pass ([`Epilogue`]) |
 //! | [`softmax`], [`log_softmax`] | over rows |
 //! | [`layer_norm`], [`rms_norm`] | over rows, with optional weight and bias |
+//! | [`relu`], [`sigmoid`], [`tanh`], [`silu`], [`gelu`], [`gelu_tanh`] | element by element; [`Activation`] names them |
 //! | [`scale`], [`map`], [`dropout_add`] | element by element |
 //! | [`sum_of_squares`] | one number |
 //!
@@ -50,7 +51,10 @@ mod view;
 pub use error::{Shape, ShapeError};
 pub use float::{Compute, Float, Lanes, MAX_LANES};
 pub use gemm::driver::Residual;
-pub use ops::activation::Activation;
+pub use ops::activation::{
+    Activation, activate, activate_in_place, gelu, gelu_in_place, gelu_tanh, gelu_tanh_in_place, relu, relu_in_place,
+    sigmoid, sigmoid_in_place, silu, silu_in_place, tanh, tanh_in_place,
+};
 pub use ops::dropout_add::{Mask, dropout_add, dropout_add_in_place};
 pub use ops::layer_norm::{layer_norm, layer_norm_in_place, rms_norm, rms_norm_in_place};
 pub use ops::linear::{Epilogue, linear};

@@ -3,8 +3,12 @@
 
 use fearless_simd::{Select, Simd, SimdBase};
 
-use crate::float::Compute;
+use crate::error::ShapeError;
+use crate::float::{Compute, Float};
 use crate::math;
+use crate::parallel;
+use crate::simd::{self, dispatch};
+use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut};
 
 /// A function that is applied to each element.
 ///
@@ -42,7 +46,7 @@ impl Activation {
     pub const ALL: [Self; 7] =
         [Self::None, Self::Relu, Self::Sigmoid, Self::Tanh, Self::Silu, Self::Gelu, Self::GeluTanh];
 
-    /// The name in lower case, as Python knows it: "none", "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh".
+    /// The name in lower case, as Python knows it: `none`, `relu`, `sigmoid`, `tanh`, `silu`, `gelu`, `gelu_tanh`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -65,10 +69,7 @@ impl Activation {
     pub(crate) fn apply<S: Simd, C: Compute>(self, simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
         match self {
             Self::None => x,
-            Self::Relu => {
-                let zero = C::Lanes::<S>::splat(simd, C::ZERO);
-                x.simd_le(zero).select(zero, x)
-            }
+            Self::Relu => rectified::<S, C>(simd, x),
             Self::Sigmoid => math::sigmoid::<S, C>(simd, x),
             Self::Tanh => math::tanh::<S, C>(simd, x),
             Self::Silu => math::silu::<S, C>(simd, x),
@@ -76,4 +77,202 @@ impl Activation {
             Self::GeluTanh => math::gelu_tanh::<S, C>(simd, x),
         }
     }
+
+    /// What one element costs on one core, in nanoseconds, where its operands lie in the cache.
+    const fn cost(self) -> f32 {
+        match self {
+            Self::None | Self::Relu => 0.1,
+            Self::Sigmoid | Self::Silu => 0.4,
+            Self::Tanh | Self::GeluTanh => 0.7,
+            Self::Gelu => 1.0,
+        }
+    }
+}
+
+/// Zero where x <= 0, else x: this, and no maximum, gives +0.0 for -0.0 and keeps NaN at every CPU level.
+#[inline(always)]
+fn rectified<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
+    let zero = C::Lanes::<S>::splat(simd, C::ZERO);
+    x.simd_le(zero).select(zero, x)
+}
+
+/// Writes f(x) to `out` for each element x, f being the activation.
+///
+/// `x` and `out` have the same shape. f16 and bf16 are computed in f32 and rounded once. NaN stays NaN, and infinities
+/// give the function's limit.
+///
+/// # Errors
+///
+/// [`ShapeError`] where the shapes differ.
+///
+/// # Examples
+///
+/// ```
+/// use polyglot_bridge::{Activation, activate};
+///
+/// let mut out = [0.0_f32; 3];
+/// activate(Activation::Relu, &[-1.0, 0.5, f32::INFINITY], &mut out)?;
+/// assert_eq!(out, [0.0, 0.5, f32::INFINITY]);
+/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// ```
+pub fn activate<'a, 'b, T: Float>(
+    activation: Activation,
+    x: impl Into<Matrix<'a, T>>,
+    out: impl Into<MatrixMut<'b, T>>,
+) -> Result<(), ShapeError> {
+    run(activation, InOutMatrix::new(activation.name(), x.into(), out.into())?);
+    Ok(())
+}
+
+/// [`activate`], over its input.
+///
+/// # Errors
+///
+/// None today; the type leaves room for one.
+///
+/// # Examples
+///
+/// ```
+/// use polyglot_bridge::{Activation, activate_in_place};
+///
+/// let mut values = [f64::NEG_INFINITY, 0.0, f64::INFINITY];
+/// activate_in_place(Activation::Sigmoid, &mut values)?;
+/// assert_eq!(values, [0.0, 0.5, 1.0]);
+/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// ```
+pub fn activate_in_place<'a, T: Float>(
+    activation: Activation,
+    x: impl Into<MatrixMut<'a, T>>,
+) -> Result<(), ShapeError> {
+    run(activation, InOutMatrix::in_place(x.into()));
+    Ok(())
+}
+
+/// One operation and its twin in place, documented.
+macro_rules! operation {
+    (
+        $(#[$doc:meta])*
+        $name:ident, $in_place:ident, $activation:ident,
+        $example:literal
+    ) => {
+        $(#[$doc])*
+        ///
+        /// `x` and `out` have the same shape. f16 and bf16 are computed in f32 and rounded once.
+        ///
+        /// # Errors
+        ///
+        /// [`ShapeError`] where the shapes differ.
+        ///
+        /// # Examples
+        ///
+        /// ```
+        #[doc = concat!("use polyglot_bridge::", stringify!($name), ";\n")]
+        #[doc = $example]
+        /// # Ok::<(), polyglot_bridge::ShapeError>(())
+        /// ```
+        pub fn $name<'a, 'b, T: Float>(
+            x: impl Into<Matrix<'a, T>>,
+            out: impl Into<MatrixMut<'b, T>>,
+        ) -> Result<(), ShapeError> {
+            activate(Activation::$activation, x, out)
+        }
+
+        #[doc = concat!("[`", stringify!($name), "`], over its input.")]
+        ///
+        /// # Errors
+        ///
+        /// None today; the type leaves room for one.
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// let mut values = [0.0_f32; 2];
+        #[doc = concat!("polyglot_bridge::", stringify!($in_place), "(&mut values)?;")]
+        /// # Ok::<(), polyglot_bridge::ShapeError>(())
+        /// ```
+        pub fn $in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>) -> Result<(), ShapeError> {
+            activate_in_place(Activation::$activation, x)
+        }
+    };
+}
+
+operation!(
+    /// Writes zero to `out` where x <= 0, else x: the rectifier. -0.0 gives +0.0, NaN stays NaN.
+    relu,
+    relu_in_place,
+    Relu,
+    "let mut out = [0.0_f32; 3];\nrelu(&[-2.0, -0.0, 3.0], &mut out)?;\nassert_eq!(out, [0.0, 0.0, 3.0]);"
+);
+
+operation!(
+    /// Writes 1 / (1 + e^-x) to `out`: the logistic function.
+    sigmoid,
+    sigmoid_in_place,
+    Sigmoid,
+    "let mut out = [0.0_f32; 2];\nsigmoid(&[0.0, f32::INFINITY], &mut out)?;\nassert_eq!(out, [0.5, 1.0]);"
+);
+
+operation!(
+    /// Writes the hyperbolic tangent of x to `out`.
+    tanh,
+    tanh_in_place,
+    Tanh,
+    "let mut out = [0.0_f64; 2];\ntanh(&[0.0, -40.0], &mut out)?;\nassert_eq!(out, [0.0, -1.0]);"
+);
+
+operation!(
+    /// Writes x / (1 + e^-x) to `out`: the sigmoid linear unit, also called swish.
+    ///
+    /// Source: Elfwing, Uchibe and Doya, Sigmoid-weighted linear units for neural network function approximation in
+    /// reinforcement learning, 2017.
+    silu,
+    silu_in_place,
+    Silu,
+    "let mut out = [1.0_f32; 2];\nsilu(&[f32::NEG_INFINITY, 50.0], &mut out)?;\nassert_eq!(out, [0.0, 50.0]);"
+);
+
+operation!(
+    /// Writes x (1 + erf(x / sqrt 2)) / 2 to `out`: the Gaussian error linear unit.
+    ///
+    /// Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016.
+    gelu,
+    gelu_in_place,
+    Gelu,
+    "let mut out = [1.0_f32; 2];\ngelu(&[f32::NEG_INFINITY, 9.0], &mut out)?;\nassert_eq!(out, [0.0, 9.0]);"
+);
+
+operation!(
+    /// Writes x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 to `out`: the approximation of [`gelu`] that GPT-2 and
+    /// its kin were trained with.
+    ///
+    /// Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016.
+    gelu_tanh,
+    gelu_tanh_in_place,
+    GeluTanh,
+    "let mut out = [1.0_f32; 2];\ngelu_tanh(&[0.0, 9.0], &mut out)?;\nassert_eq!(out, [0.0, 9.0]);"
+);
+
+fn run<T: Float>(activation: Activation, io: InOutMatrix<'_, T>) {
+    let level = simd::level();
+    parallel::for_each_elements(io, activation.cost(), |_, _, mut block| {
+        dispatch!(level, simd => block.for_each_row(#[inline(always)] |_, row| activate_row(simd, row, activation)));
+    });
+}
+
+/// The choice is made once a row, so that each activation has a loop of its own.
+#[inline(always)]
+fn activate_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, activation: Activation) {
+    macro_rules! each {
+        ($($variant:ident),*) => {
+            match activation {
+                $(Activation::$variant => row.map::<S, T, 0>(
+                    simd,
+                    [],
+                    #[inline(always)]
+                    |x, []| Activation::$variant.apply::<S, T::Acc>(simd, x),
+                ),)*
+            }
+        };
+    }
+    each!(None, Relu, Sigmoid, Tanh, Silu, Gelu, GeluTanh);
 }
