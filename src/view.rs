@@ -712,20 +712,24 @@ impl<'a, T: Float, U: Float<Acc = T::Acc>> InOut<'a, T, U> {
         let lanes = Lanes::<S, T>::LEN;
         // Shorter rows than asked for cannot happen: operations check shapes. Here they would cut the work short.
         let len = beside.len(self.len);
-        // SAFETY: each index is at most len - lanes, each count at most len, and each row has at least len elements.
+        let at = inlined(
+            #[inline(always)]
+            |this: &Self, index: usize| {
+                // SAFETY: only called with index + lanes <= len, and each row has at least len elements.
+                unsafe { f(this.load(simd, index), beside.load(simd, index)) }
+            },
+        );
+        // SAFETY: each index is at most len - lanes, each count at most len, and `stream` is only called where it may be.
         unsafe {
             if len < lanes {
                 let result = f(pad::<S, T>(simd, self.source, len), beside.pad(simd, len));
                 return self.store_first::<S>(result, len);
             }
-            let at = inlined(
-                #[inline(always)]
-                |this: &Self, index: usize| f(this.load(simd, index), beside.load(simd, index)),
-            );
             // Before the loop, which in place overwrites what this reads.
             let last = if len % lanes == 0 { None } else { Some(at(self, len - lanes)) };
             let mut index = 0;
             if self.stream && simd::can_stream::<S, U>() {
+                // All that lies before the first aligned place, and more.
                 let first = at(self, 0);
                 self.store::<S>(first, 0);
                 index = simd::until_aligned::<S, U>(self.target);
@@ -733,21 +737,8 @@ impl<'a, T: Float, U: Float<Acc = T::Acc>> InOut<'a, T, U> {
                     simd::stream::<S, U>(at(self, index), self.target.add(index));
                     index += lanes;
                 }
-                if index < len {
-                    let rest = at(self, len - lanes);
-                    self.store::<S>(rest, len - lanes);
-                }
-                return;
-            }
-            while index + UNROLL * lanes <= len {
-                let mut results = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); UNROLL];
-                for (part, result) in results.iter_mut().enumerate() {
-                    *result = at(self, index + part * lanes);
-                }
-                for (part, result) in results.into_iter().enumerate() {
-                    self.store::<S>(result, index + part * lanes);
-                }
-                index += UNROLL * lanes;
+                // What is left is shorter than a vector, but more than `last` where the start was not aligned.
+                index = len - lanes;
             }
             while index + lanes <= len {
                 let result = at(self, index);
@@ -767,37 +758,39 @@ impl<'a, T: Float, U: Float<Acc = T::Acc>> InOut<'a, T, U> {
         let lanes = Lanes::<S, T>::LEN;
         let zero = Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0));
         let rest = self.len % lanes;
-        // SAFETY: each index is at most len - lanes, each count at most len.
-        unsafe {
-            if self.len < lanes {
-                let value = f(pad::<S, T>(simd, self.source, rest));
-                self.store_first::<S>(value, rest);
-                return before::<S, T>(simd, rest).select(value, zero);
-            }
-            // Before the loop, which in place overwrites what this reads.
-            let last = if rest == 0 { None } else { Some(f(self.load(simd, self.len - lanes))) };
-            let end = last.map(
-                #[inline(always)]
-                |value| before::<S, T>(simd, lanes - rest).select(zero, value),
-            );
-            let sum = Tree::run(
-                self.len / lanes,
-                zero,
-                #[inline(always)]
-                |vector| {
+        // Before the loop, which in place overwrites what this reads.
+        let last = if rest == 0 { None } else { Some(f(self.row().last(simd))) };
+        let end = last.map(
+            #[inline(always)]
+            |value| self.row().is_last(simd).select(value, zero),
+        );
+        let sum = Tree::run(
+            self.len / lanes,
+            zero,
+            #[inline(always)]
+            |vector| {
+                // SAFETY: vector < len / lanes.
+                unsafe {
                     let value = f(self.load(simd, vector * lanes));
                     self.store::<S>(value, vector * lanes);
                     value
-                },
-                end,
-                #[inline(always)]
-                |a, b| a + b,
-            );
-            if let Some(last) = last {
-                self.store::<S>(last, self.len - lanes);
+                }
+            },
+            end,
+            #[inline(always)]
+            |a, b| a + b,
+        );
+        if let Some(last) = last {
+            // SAFETY: a vector where there is one, else as many elements as there are.
+            unsafe {
+                if self.len < lanes {
+                    self.store_first::<S>(last, rest);
+                } else {
+                    self.store::<S>(last, self.len - lanes);
+                }
             }
-            sum
         }
+        sum
     }
 
     /// The row that is read.
@@ -850,27 +843,50 @@ impl<T: Float> Row<'_, T> {
         combine: impl Fn(A, A) -> A,
     ) -> A {
         let lanes = Lanes::<S, T>::LEN;
-        let rest = self.len % lanes;
-        let fill = Lanes::<S, T>::splat(simd, fill);
-        // SAFETY: each index is at most len - lanes, each count at most len.
+        let end = if self.len % lanes == 0 {
+            None
+        } else {
+            let fill = Lanes::<S, T>::splat(simd, fill);
+            Some(term(self.is_last(simd).select(self.last(simd), fill)))
+        };
+        Tree::run(
+            self.len / lanes,
+            neutral,
+            #[inline(always)]
+            |vector| {
+                // SAFETY: vector < len / lanes.
+                term(unsafe { self.load(simd, vector * lanes) })
+            },
+            end,
+            combine,
+        )
+    }
+
+    /// The vector that ends the row, for rows whose length is no multiple of the lanes: its first lanes were in the
+    /// vector before it. Where the row is shorter than a vector, the elements come first, and zeros after them.
+    #[inline(always)]
+    fn last<S: Simd>(&self, simd: S) -> Lanes<S, T> {
+        let lanes = Lanes::<S, T>::LEN;
+        // SAFETY: the row has a vector, or as many elements as are asked for.
         unsafe {
-            if self.len < lanes {
-                return term(before::<S, T>(simd, rest).select(pad::<S, T>(simd, self.source, rest), fill));
-            }
-            let end = if rest == 0 {
-                None
-            } else {
-                Some(term(before::<S, T>(simd, lanes - rest).select(fill, self.load(simd, self.len - lanes))))
-            };
-            Tree::run(
-                self.len / lanes,
-                neutral,
-                #[inline(always)]
-                |vector| term(self.load(simd, vector * lanes)),
-                end,
-                combine,
-            )
+            if self.len < lanes { pad::<S, T>(simd, self.source, self.len) } else { self.load(simd, self.len - lanes) }
         }
+    }
+
+    /// A mask of the lanes of [`last`](Row::last) that are in no vector before it.
+    #[inline(always)]
+    fn is_last<S: Simd>(&self, simd: S) -> <Lanes<S, T> as SimdBase<S>>::Mask {
+        let lanes = Lanes::<S, T>::LEN;
+        let rest = self.len % lanes;
+        // Lanes first..end, where first..LEN ends a row and 0..end is the whole of a short one.
+        let (first, end) = if self.len < lanes { (0, rest) } else { (lanes - rest, lanes) };
+        let place = Lanes::<S, T>::from_fn(
+            simd,
+            #[inline(always)]
+            |lane| T::Acc::from_f64(lane as f64),
+        );
+        let limit = |count: usize| Lanes::<S, T>::splat(simd, T::Acc::from_f64(count as f64));
+        place.simd_ge(limit(first)) & place.simd_lt(limit(end))
     }
 }
 
@@ -894,14 +910,12 @@ impl<'a, T: Float> InOut<'a, T> {
     }
 }
 
-/// Vectors worked on at once by [`InOut::map`]: enough to hide the latency of an addition.
-const UNROLL: usize = 4;
-
 /// Combines the terms of n vectors in an order that n alone fixes.
 ///
 /// Sixteen vectors at a time go into four accumulators, whose totals are combined pairwise, two blocks with two
 /// blocks and so on: as a sum of floats, its error is that of pairwise summation (Higham, Accuracy and Stability of
 /// Numerical Algorithms, 4.2).
+#[derive(Debug)]
 pub(crate) struct Tree<A> {
     /// The totals of the complete subtrees so far, from the largest to the smallest: one for each 1 bit of `blocks`.
     totals: [MaybeUninit<A>; usize::BITS as usize],
@@ -923,41 +937,33 @@ impl<A: Copy> Tree<A> {
         end: Option<A>,
         combine: impl Fn(A, A) -> A,
     ) -> A {
+        /// Independent accumulators: enough to hide the latency of an addition.
+        const WIDE: usize = 4;
+        /// Terms that an accumulator takes before the totals move up the tree.
         const CHAIN: usize = 4;
-        const BLOCK: usize = CHAIN * UNROLL;
         let mut tree = Self::new();
-        let mut vector = 0;
-        while vector + BLOCK <= vectors {
-            let mut parts = [neutral; UNROLL];
-            for (part, total) in parts.iter_mut().enumerate() {
-                *total = term(vector + part);
-            }
-            for step in 1..CHAIN {
-                for (part, total) in parts.iter_mut().enumerate() {
-                    *total = combine(*total, term(vector + step * UNROLL + part));
-                }
-            }
-            tree.push(combine(combine(parts[0], parts[1]), combine(parts[2], parts[3])), &combine);
-            vector += BLOCK;
-        }
-        let mut parts = [neutral; UNROLL];
-        while vector + UNROLL <= vectors {
+        let mut parts = [neutral; WIDE];
+        let (mut vector, mut steps) = (0, 0);
+        // One loop with one copy of `term` an accumulator: more would be no faster, and compile for minutes.
+        while vector + WIDE <= vectors {
             for (part, total) in parts.iter_mut().enumerate() {
                 *total = combine(*total, term(vector + part));
             }
-            vector += UNROLL;
-        }
-        for total in &mut parts {
-            if vector == vectors {
-                break;
+            vector += WIDE;
+            steps += 1;
+            if steps == CHAIN {
+                tree.push(combine(combine(parts[0], parts[1]), combine(parts[2], parts[3])), &combine);
+                parts = [neutral; WIDE];
+                steps = 0;
             }
-            *total = combine(*total, term(vector));
+        }
+        let mut rest = end.unwrap_or(neutral);
+        while vector < vectors {
+            rest = combine(rest, term(vector));
             vector += 1;
         }
-        if let Some(end) = end {
-            parts[UNROLL - 1] = combine(parts[UNROLL - 1], end);
-        }
-        tree.finish(combine(combine(parts[0], parts[1]), combine(parts[2], parts[3])), &combine)
+        let total = combine(combine(parts[0], parts[1]), combine(parts[2], parts[3]));
+        tree.finish(combine(total, rest), &combine)
     }
 
     /// Adds the total of one more block.
@@ -1008,21 +1014,25 @@ impl<C: Compute> Scratch<C> {
     }
 
     /// The two halves of a way from a row through the compute type and back into the row, which keeps what lies
-    /// between unrounded: in `out` itself where that is of the compute type, else in this scratch. `None` where the
-    /// row is too long for it.
+    /// between unrounded: in `out` itself where that is of the compute type, else in this scratch. The row itself
+    /// where it is too long for that.
     #[inline(always)]
     pub(crate) fn between<'s, T: Float<Acc = C>>(
         &'s mut self,
         row: InOut<'s, T>,
     ) -> Result<(InOut<'s, T, C>, InOut<'s, C, T>), InOut<'s, T>> {
         let InOut { source, target, len, stream, lifetime: _ } = row;
-        let room = if len <= SCRATCH && (stream || TypeId::of::<T>() != TypeId::of::<C>()) {
+        let is_native = TypeId::of::<T>() == TypeId::of::<C>();
+        let fits = len <= SCRATCH;
+        let room = if fits && (stream || !is_native) {
             self.values.as_mut_ptr().cast::<C>()
-        } else if TypeId::of::<T>() == TypeId::of::<C>() && len <= LONG {
+        } else if is_native {
             target.cast::<C>()
         } else {
             return Err(row);
         };
+        // What lies in `target` for a moment is in the cache, and is overwritten there.
+        let stream = stream && fits;
         Ok((
             InOut { source, target: room, len, stream: false, lifetime: PhantomData },
             InOut { source: room, target, len, stream, lifetime: PhantomData },
@@ -1030,24 +1040,10 @@ impl<C: Compute> Scratch<C> {
     }
 }
 
-/// Rows longer than this leave the cache between two passes: computing a value again costs less than fetching it.
-const LONG: usize = 1 << 17;
-
 /// The closure that it is given: where an attribute on one may stand.
 #[inline(always)]
 pub(crate) fn inlined<F>(f: F) -> F {
     f
-}
-
-/// A mask of the lanes below `count`.
-#[inline(always)]
-fn before<S: Simd, T: Float>(simd: S, count: usize) -> <Lanes<S, T> as SimdBase<S>>::Mask {
-    let place = Lanes::<S, T>::from_fn(
-        simd,
-        #[inline(always)]
-        |lane| T::Acc::from_f64(lane as f64),
-    );
-    place.simd_lt(Lanes::<S, T>::splat(simd, T::Acc::from_f64(count as f64)))
 }
 
 /// A vector of the first `count` elements and zeros.

@@ -193,67 +193,34 @@ pub(crate) fn rms_norm_rows<T: Float>(
 
 #[inline(always)]
 fn layer_norm_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
-    let one = T::Acc::from_f64(1.0);
-    let mut scale = one;
-    let mut moments = Moments::of::<S, T>(simd, row.row(), scale);
-    if !is_safe(moments.variance, eps) {
-        match rescale::<S, T>(simd, row.row()) {
-            Some(power) => {
-                scale = power;
-                moments = Moments::of::<S, T>(simd, row.row(), scale);
-            }
-            None => {
-                return affine.write(
-                    simd,
-                    row,
-                    #[inline(always)]
-                    |x| x * T::Acc::nan(),
-                );
-            }
-        }
-    }
-    let Moments { center, shift, variance } = moments;
+    let Moments { scale, center, shift, variance } = Moments::of::<S, T>(simd, row.row(), eps);
     let factor = reciprocal_root(variance, eps * scale * scale);
+    let scales = Lanes::<S, T>::splat(simd, scale);
+    let centers = Lanes::<S, T>::splat(simd, center);
     let factors = Lanes::<S, T>::splat(simd, factor);
-    let offset = Lanes::<S, T>::splat(simd, -shift * factor);
-    if scale == one {
-        affine.write(
-            simd,
-            row,
-            #[inline(always)]
-            |x| (x - center).mul_add(factors, offset),
-        );
-    } else {
-        affine.write(
-            simd,
-            row,
-            #[inline(always)]
-            |x| (x * scale - center).mul_add(factors, offset),
-        );
-    }
+    let offsets = Lanes::<S, T>::splat(simd, -shift * factor);
+    affine.write(
+        simd,
+        row,
+        #[inline(always)]
+        |x| x.mul_sub(scales, centers).mul_add(factors, offsets),
+    );
 }
 
 #[inline(always)]
 fn rms_norm_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
     let one = T::Acc::from_f64(1.0);
     let mut scale = one;
-    let mut square = mean_square::<S, T>(simd, row.row(), scale);
-    if !is_safe(square, eps) {
-        match rescale::<S, T>(simd, row.row()) {
-            Some(power) => {
-                scale = power;
-                square = mean_square::<S, T>(simd, row.row(), scale);
-            }
-            None => {
-                return affine.write(
-                    simd,
-                    row,
-                    #[inline(always)]
-                    |x| x * T::Acc::nan(),
-                );
-            }
+    let square = loop {
+        let square = mean_square::<S, T>(simd, row.row(), scale);
+        if scale != one || is_safe(square, eps) {
+            break square;
         }
-    }
+        scale = rescale::<S, T>(simd, row.row(), eps);
+        if scale == one {
+            break square;
+        }
+    };
     let factor = reciprocal_root(square, eps * scale * scale);
     affine.write(
         simd,
@@ -263,39 +230,54 @@ fn rms_norm_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, affine: Affine<'_
     );
 }
 
-/// Mean and variance of a row, the mean in two parts: `center`, which is near it, and `shift`, the mean of what is
-/// left when `center` is taken away.
+/// Mean and variance of a row times a power of two, `scale`; the mean in two parts: `center`, which is near it, and
+/// `shift`, the mean of what is left when `center` is taken away.
 #[derive(Clone, Copy, Debug)]
 struct Moments<C> {
+    scale: C,
     center: C,
     shift: C,
     variance: C,
 }
 
 impl<C: Compute> Moments<C> {
-    /// Of the row times `scale`.
     #[inline(always)]
-    fn of<S: Simd, T: Float<Acc = C>>(simd: S, row: Row<'_, T>, scale: C) -> Self {
-        let zero = C::from_f64(0.0);
+    fn of<S: Simd, T: Float<Acc = C>>(simd: S, row: Row<'_, T>, eps: C) -> Self {
+        let (zero, one) = (C::from_f64(0.0), C::from_f64(1.0));
         let zeros = C::Lanes::<S>::splat(simd, zero);
         let count = C::from_f64(row.len() as f64);
-        let sum = row.fold(
-            simd,
-            zero,
-            zeros,
-            #[inline(always)]
-            |x| x * scale,
-            #[inline(always)]
-            |a, b| a + b,
-        );
-        let center = sum.reduce_sum() / count;
-        let moments = Self::around::<S, T>(simd, row, scale, center);
-        // Where what is left is large beside the spread, the first mean was too far off, as rounding makes it for long
-        // rows of nearly equal values. The second is at most half a unit in the last place away.
-        if moments.shift * moments.shift * C::from_f64(16.0) > moments.variance {
-            return Self::around::<S, T>(simd, row, scale, center + moments.shift);
+        let mut scale = one;
+        loop {
+            let sum = row.fold(
+                simd,
+                zero,
+                zeros,
+                #[inline(always)]
+                |x| x * scale,
+                #[inline(always)]
+                |a, b| a + b,
+            );
+            let mut center = sum.reduce_sum() / count;
+            let mut is_second = false;
+            let moments = loop {
+                let moments = Self::around::<S, T>(simd, row, scale, center);
+                // Where what is left is large beside the spread, the first mean was too far off, as rounding makes it
+                // for long rows of nearly equal values. The second is at most half a unit in the last place away.
+                let is_near = moments.shift * moments.shift * C::from_f64(16.0) <= moments.variance;
+                if is_second || is_near {
+                    break moments;
+                }
+                center += moments.shift;
+                is_second = true;
+            };
+            if scale != one || is_safe(moments.variance, eps) {
+                return moments;
+            }
+            scale = rescale::<S, T>(simd, row, eps);
+            if scale == one {
+                return moments;
+            }
         }
-        moments
     }
 
     #[inline(always)]
@@ -303,13 +285,15 @@ impl<C: Compute> Moments<C> {
         let zero = C::from_f64(0.0);
         let zeros = C::Lanes::<S>::splat(simd, zero);
         let count = C::from_f64(row.len() as f64);
+        let scales = C::Lanes::<S>::splat(simd, scale);
+        let centers = C::Lanes::<S>::splat(simd, center);
         let (sum, squares) = row.fold(
             simd,
             center / scale,
             (zeros, zeros),
             #[inline(always)]
             |x| {
-                let rest = x * scale - center;
+                let rest = x.mul_sub(scales, centers);
                 (rest, rest * rest)
             },
             #[inline(always)]
@@ -318,7 +302,7 @@ impl<C: Compute> Moments<C> {
         let shift = sum.reduce_sum() / count;
         let variance = squares.reduce_sum() / count - shift * shift;
         // Rounding may leave less than nothing, and a NaN must stay one.
-        Self { center, shift, variance: if variance < zero { zero } else { variance } }
+        Self { scale, center, shift, variance: if variance < zero { zero } else { variance } }
     }
 }
 
@@ -350,9 +334,10 @@ fn is_safe<C: Compute>(mean: C, eps: C) -> bool {
     mean + eps >= least && mean < C::infinity()
 }
 
-/// The power of two that brings the largest magnitude of a row near 1; `None` where the row is not finite.
+/// The power of two that brings the largest magnitude of a row near 1; NaN where the row is not finite, which makes
+/// all that is computed with it NaN.
 #[inline(always)]
-fn rescale<S: Simd, T: Float>(simd: S, row: Row<'_, T>) -> Option<T::Acc> {
+fn rescale<S: Simd, T: Float>(simd: S, row: Row<'_, T>, eps: T::Acc) -> T::Acc {
     let zero = T::Acc::from_f64(0.0);
     let zeros = Lanes::<S, T>::splat(simd, zero);
     let (max, poison) = row.fold(
@@ -364,16 +349,14 @@ fn rescale<S: Simd, T: Float>(simd: S, row: Row<'_, T>) -> Option<T::Acc> {
         #[inline(always)]
         |a, b| (a.0.max(b.0), a.1 + b.1),
     );
-    // Zero times infinity, or a NaN, is NaN, and so is what it is added to.
-    if poison.reduce_sum().is_nan() {
-        return None;
-    }
-    Some(inverse_power(max.reduce_max()))
+    // Zero times infinity, or times a NaN, is NaN, and so is what it is added to.
+    let poison = poison.reduce_sum();
+    if poison.is_nan() { poison } else { inverse_power(max.reduce_max(), eps) }
 }
 
-/// The power of two that brings `max` into 2..4, or as near as a normal number can.
+/// The power of two that brings `max` into 2..4, or as near as a normal number can and `eps` times its square allows.
 #[inline(never)]
-fn inverse_power<C: Compute>(max: C) -> C {
+fn inverse_power<C: Compute>(max: C, eps: C) -> C {
     let (two, half) = (C::from_f64(2.0), C::from_f64(0.5));
     let (least, most) = (C::min_positive_value(), C::from_f64(0.25) / C::min_positive_value());
     let mut power = C::from_f64(1.0);
@@ -381,7 +364,7 @@ fn inverse_power<C: Compute>(max: C) -> C {
         while max * power >= C::from_f64(4.0) && power > least {
             power *= half;
         }
-        while max * power < two && power < most {
+        while max * power < two && power < most && eps * power * power < two {
             power *= two;
         }
     }
