@@ -982,7 +982,7 @@ impl<A: Copy> Tree<A> {
 
     /// The total of all blocks and `total`, the last.
     #[inline(always)]
-    pub(crate) fn finish(mut self, mut total: A, combine: &impl Fn(A, A) -> A) -> A {
+    pub(crate) fn finish(&mut self, mut total: A, combine: &impl Fn(A, A) -> A) -> A {
         while self.depth > 0 {
             total = combine(self.pop(), total);
         }
