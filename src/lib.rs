@@ -45,6 +45,8 @@ mod gemm;
 pub mod math;
 mod ops;
 mod parallel;
+#[cfg(feature = "python")]
+mod python;
 pub mod simd;
 mod view;
 

@@ -50,6 +50,8 @@ pub fn thread_source() -> ThreadSource {
 pub(super) use threads::in_force;
 #[cfg(all(feature = "parallel", not(target_family = "wasm")))]
 pub(super) use threads::{MOST_THREADS, cores, forget_default};
+#[cfg(feature = "python")]
+pub(crate) use threads::swap_scope;
 #[cfg(feature = "parallel")]
 pub use threads::{set_num_threads, with_threads};
 
@@ -143,6 +145,12 @@ mod threads {
     /// ```
     pub fn set_num_threads(threads: usize) {
         CALL.store(threads.min(MOST_THREADS), Ordering::Relaxed);
+    }
+
+    /// Sets the limit of the calling thread, 0 for none, and returns what it was: for scopes that are not closures.
+    #[cfg(feature = "python")]
+    pub(crate) fn swap_scope(threads: usize) -> usize {
+        SCOPE.replace(threads.min(MOST_THREADS))
     }
 
     /// Runs `f` with at most `threads` threads, the calling one among them, for the operations that `f` calls on this

@@ -21,6 +21,8 @@ mod tests;
 
 #[cfg(feature = "parallel")]
 pub use count::set_num_threads;
+#[cfg(feature = "python")]
+pub(crate) use count::swap_scope;
 pub use count::{ThreadSource, num_threads, thread_source, with_threads};
 
 /// Work below this many nanoseconds is one range: even a thread that is awake and looking takes half a microsecond.

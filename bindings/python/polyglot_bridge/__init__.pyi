@@ -1,0 +1,400 @@
+"""Types of the public names. Arrays keep their dtype; lists and integers become float64."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Literal, SupportsFloat, SupportsIndex, TypeAlias, TypeVar, final, overload
+
+import numpy as np
+import numpy.typing as npt
+
+__version__: Final[str]
+__all__: list[str]
+
+_Number: TypeAlias = SupportsFloat | SupportsIndex
+_Activation: TypeAlias = Literal["relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"]
+_Scalar = TypeVar("_Scalar", bound=np.floating[Any])
+_Out = TypeVar("_Out", bound=npt.NDArray[Any])
+_Array: TypeAlias = npt.NDArray[_Scalar]
+_F32: TypeAlias = npt.NDArray[np.float32]
+
+@overload
+def linear(
+    x: _Array[_Scalar],
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    activation: _Activation | None = None,
+    residual: npt.ArrayLike | None = None,
+    out: None = None,
+) -> _Array[_Scalar]: ...
+@overload
+def linear(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    activation: _Activation | None = None,
+    residual: npt.ArrayLike | None = None,
+    out: None = None,
+) -> _Array[Any]: ...
+@overload
+def linear(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    activation: _Activation | None = None,
+    residual: npt.ArrayLike | None = None,
+    out: _Out,
+) -> _Out: ...
+@overload
+def matmul(a: _Array[_Scalar], b: npt.ArrayLike, *, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def matmul(a: npt.ArrayLike, b: npt.ArrayLike, *, out: None = None) -> _Array[Any]: ...
+@overload
+def matmul(a: npt.ArrayLike, b: npt.ArrayLike, *, out: _Out) -> _Out: ...
+@overload
+def layer_norm(
+    x: _Array[_Scalar],
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    *,
+    eps: _Number = 1e-05,
+    axis: SupportsIndex = -1,
+    out: None = None,
+) -> _Array[_Scalar]: ...
+@overload
+def layer_norm(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    *,
+    eps: _Number = 1e-05,
+    axis: SupportsIndex = -1,
+    out: None = None,
+) -> _Array[Any]: ...
+@overload
+def layer_norm(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    *,
+    eps: _Number = 1e-05,
+    axis: SupportsIndex = -1,
+    out: _Out,
+) -> _Out: ...
+@overload
+def rms_norm(
+    x: _Array[_Scalar],
+    weight: npt.ArrayLike | None = None,
+    *,
+    eps: _Number = 1e-06,
+    axis: SupportsIndex = -1,
+    out: None = None,
+) -> _Array[_Scalar]: ...
+@overload
+def rms_norm(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    *,
+    eps: _Number = 1e-06,
+    axis: SupportsIndex = -1,
+    out: None = None,
+) -> _Array[Any]: ...
+@overload
+def rms_norm(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    *,
+    eps: _Number = 1e-06,
+    axis: SupportsIndex = -1,
+    out: _Out,
+) -> _Out: ...
+@overload
+def softmax(x: _Array[_Scalar], *, axis: SupportsIndex = -1, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def softmax(x: npt.ArrayLike, *, axis: SupportsIndex = -1, out: None = None) -> _Array[Any]: ...
+@overload
+def softmax(x: npt.ArrayLike, *, axis: SupportsIndex = -1, out: _Out) -> _Out: ...
+@overload
+def log_softmax(x: _Array[_Scalar], *, axis: SupportsIndex = -1, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def log_softmax(x: npt.ArrayLike, *, axis: SupportsIndex = -1, out: None = None) -> _Array[Any]: ...
+@overload
+def log_softmax(x: npt.ArrayLike, *, axis: SupportsIndex = -1, out: _Out) -> _Out: ...
+@overload
+def relu(x: _Array[_Scalar], *, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def relu(x: npt.ArrayLike, *, out: None = None) -> _Array[Any]: ...
+@overload
+def relu(x: npt.ArrayLike, *, out: _Out) -> _Out: ...
+@overload
+def sigmoid(x: _Array[_Scalar], *, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def sigmoid(x: npt.ArrayLike, *, out: None = None) -> _Array[Any]: ...
+@overload
+def sigmoid(x: npt.ArrayLike, *, out: _Out) -> _Out: ...
+@overload
+def tanh(x: _Array[_Scalar], *, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def tanh(x: npt.ArrayLike, *, out: None = None) -> _Array[Any]: ...
+@overload
+def tanh(x: npt.ArrayLike, *, out: _Out) -> _Out: ...
+@overload
+def silu(x: _Array[_Scalar], *, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def silu(x: npt.ArrayLike, *, out: None = None) -> _Array[Any]: ...
+@overload
+def silu(x: npt.ArrayLike, *, out: _Out) -> _Out: ...
+@overload
+def gelu(x: _Array[_Scalar], *, approximate: Literal["none", "tanh"] = "none", out: None = None) -> _Array[_Scalar]: ...
+@overload
+def gelu(x: npt.ArrayLike, *, approximate: Literal["none", "tanh"] = "none", out: None = None) -> _Array[Any]: ...
+@overload
+def gelu(x: npt.ArrayLike, *, approximate: Literal["none", "tanh"] = "none", out: _Out) -> _Out: ...
+@overload
+def scale(x: _Array[_Scalar], factor: _Number, *, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def scale(x: npt.ArrayLike, factor: _Number, *, out: None = None) -> _Array[Any]: ...
+@overload
+def scale(x: npt.ArrayLike, factor: _Number, *, out: _Out) -> _Out: ...
+@overload
+def dropout_add(
+    x: _Array[_Scalar],
+    residual: npt.ArrayLike,
+    mask: npt.ArrayLike,
+    scale: _Number = 1.0,
+    *,
+    out: None = None,
+) -> _Array[_Scalar]: ...
+@overload
+def dropout_add(
+    x: npt.ArrayLike,
+    residual: npt.ArrayLike,
+    mask: npt.ArrayLike,
+    scale: _Number = 1.0,
+    *,
+    out: None = None,
+) -> _Array[Any]: ...
+@overload
+def dropout_add(
+    x: npt.ArrayLike,
+    residual: npt.ArrayLike,
+    mask: npt.ArrayLike,
+    scale: _Number = 1.0,
+    *,
+    out: _Out,
+) -> _Out: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: SupportsIndex | None) -> None: ...
+@final
+class threads:
+    def __new__(cls, n: SupportsIndex) -> threads: ...
+    def __enter__(self) -> threads: ...
+    def __exit__(self, *_exception: type[BaseException] | BaseException | TracebackType | None) -> None: ...
+def sum_of_squares(numbers: Sequence[_Number] | npt.NDArray[Any]) -> float: ...
+def matrix_multiply(
+    a: Sequence[Sequence[_Number]] | Sequence[npt.NDArray[Any]] | npt.NDArray[Any],
+    b: Sequence[Sequence[_Number]] | Sequence[npt.NDArray[Any]] | npt.NDArray[Any],
+) -> list[list[float]]: ...
+def parallel_transform(data: Sequence[_Number] | npt.NDArray[Any], factor: _Number) -> list[float]: ...
+@overload
+def matmul_numpy(a: _Array[_Scalar], b: npt.ArrayLike, *, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def matmul_numpy(a: npt.ArrayLike, b: npt.ArrayLike, *, out: None = None) -> _Array[Any]: ...
+@overload
+def matmul_numpy(a: npt.ArrayLike, b: npt.ArrayLike, *, out: _Out) -> _Out: ...
+@overload
+def parallel_map_numpy(arr: _Array[_Scalar], factor: _Number, *, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def parallel_map_numpy(arr: npt.ArrayLike, factor: _Number, *, out: None = None) -> _Array[Any]: ...
+@overload
+def parallel_map_numpy(arr: npt.ArrayLike, factor: _Number, *, out: _Out) -> _Out: ...
+def sum_of_squares_numpy(arr: npt.ArrayLike) -> float: ...
+@overload
+def relu_numpy(arr: _Array[_Scalar], *, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def relu_numpy(arr: npt.ArrayLike, *, out: None = None) -> _Array[Any]: ...
+@overload
+def relu_numpy(arr: npt.ArrayLike, *, out: _Out) -> _Out: ...
+@overload
+def sigmoid_numpy(arr: _Array[_Scalar], *, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def sigmoid_numpy(arr: npt.ArrayLike, *, out: None = None) -> _Array[Any]: ...
+@overload
+def sigmoid_numpy(arr: npt.ArrayLike, *, out: _Out) -> _Out: ...
+@overload
+def fused_linear(
+    input: _Array[_Scalar],
+    weights: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    *,
+    activation: _Activation | None = None,
+    residual: npt.ArrayLike | None = None,
+    out: None = None,
+) -> _Array[_Scalar]: ...
+@overload
+def fused_linear(
+    input: npt.ArrayLike,
+    weights: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    *,
+    activation: _Activation | None = None,
+    residual: npt.ArrayLike | None = None,
+    out: None = None,
+) -> _Array[Any]: ...
+@overload
+def fused_linear(
+    input: npt.ArrayLike,
+    weights: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    *,
+    activation: _Activation | None = None,
+    residual: npt.ArrayLike | None = None,
+    out: _Out,
+) -> _Out: ...
+@overload
+def fused_linear_relu(
+    input: _Array[_Scalar],
+    weights: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    *,
+    residual: npt.ArrayLike | None = None,
+    out: None = None,
+) -> _Array[_Scalar]: ...
+@overload
+def fused_linear_relu(
+    input: npt.ArrayLike,
+    weights: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    *,
+    residual: npt.ArrayLike | None = None,
+    out: None = None,
+) -> _Array[Any]: ...
+@overload
+def fused_linear_relu(
+    input: npt.ArrayLike,
+    weights: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    *,
+    residual: npt.ArrayLike | None = None,
+    out: _Out,
+) -> _Out: ...
+@overload
+def matmul_numpy_f32(a: _F32, b: npt.ArrayLike, *, out: None = None) -> _F32: ...
+@overload
+def matmul_numpy_f32(a: _F32, b: npt.ArrayLike, *, out: _Out) -> _Out: ...
+@overload
+def parallel_map_numpy_f32(arr: _F32, factor: _Number, *, out: None = None) -> _F32: ...
+@overload
+def parallel_map_numpy_f32(arr: _F32, factor: _Number, *, out: _Out) -> _Out: ...
+def sum_of_squares_numpy_f32(arr: _F32) -> float: ...
+@overload
+def relu_numpy_f32(arr: _F32, *, out: None = None) -> _F32: ...
+@overload
+def relu_numpy_f32(arr: _F32, *, out: _Out) -> _Out: ...
+@overload
+def sigmoid_numpy_f32(arr: _F32, *, out: None = None) -> _F32: ...
+@overload
+def sigmoid_numpy_f32(arr: _F32, *, out: _Out) -> _Out: ...
+@overload
+def fused_linear_f32(
+    input: _F32,
+    weights: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    *,
+    activation: _Activation | None = None,
+    residual: npt.ArrayLike | None = None,
+    out: None = None,
+) -> _F32: ...
+@overload
+def fused_linear_f32(
+    input: _F32,
+    weights: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    *,
+    activation: _Activation | None = None,
+    residual: npt.ArrayLike | None = None,
+    out: _Out,
+) -> _Out: ...
+@overload
+def fused_linear_relu_f32(
+    input: _F32,
+    weights: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    *,
+    residual: npt.ArrayLike | None = None,
+    out: None = None,
+) -> _F32: ...
+@overload
+def fused_linear_relu_f32(
+    input: _F32,
+    weights: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    *,
+    residual: npt.ArrayLike | None = None,
+    out: _Out,
+) -> _Out: ...
+@overload
+def fused_dropout_add(
+    x: _Array[_Scalar],
+    residual: npt.ArrayLike,
+    dropout_mask: npt.ArrayLike,
+    scale: _Number,
+    *,
+    out: None = None,
+) -> _Array[_Scalar]: ...
+@overload
+def fused_dropout_add(
+    x: npt.ArrayLike,
+    residual: npt.ArrayLike,
+    dropout_mask: npt.ArrayLike,
+    scale: _Number,
+    *,
+    out: None = None,
+) -> _Array[Any]: ...
+@overload
+def fused_dropout_add(
+    x: npt.ArrayLike,
+    residual: npt.ArrayLike,
+    dropout_mask: npt.ArrayLike,
+    scale: _Number,
+    *,
+    out: _Out,
+) -> _Out: ...
+@overload
+def fused_layer_norm(
+    x: _Array[_Scalar],
+    eps: _Number = 1e-05,
+    *,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    axis: SupportsIndex = -1,
+    out: None = None,
+) -> _Array[_Scalar]: ...
+@overload
+def fused_layer_norm(
+    x: npt.ArrayLike,
+    eps: _Number = 1e-05,
+    *,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    axis: SupportsIndex = -1,
+    out: None = None,
+) -> _Array[Any]: ...
+@overload
+def fused_layer_norm(
+    x: npt.ArrayLike,
+    eps: _Number = 1e-05,
+    *,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    axis: SupportsIndex = -1,
+    out: _Out,
+) -> _Out: ...
+@overload
+def fused_softmax(x: _Array[_Scalar], *, axis: SupportsIndex = -1, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def fused_softmax(x: npt.ArrayLike, *, axis: SupportsIndex = -1, out: None = None) -> _Array[Any]: ...
+@overload
+def fused_softmax(x: npt.ArrayLike, *, axis: SupportsIndex = -1, out: _Out) -> _Out: ...

@@ -1,0 +1,43 @@
+//! The extension module `polyglot_bridge._core`: NumPy arrays in, NumPy arrays out. These are the only rooms that name
+//! pyo3 and numpy; no arithmetic is done here.
+#![allow(unsafe_code, reason = "one of the rooms that may: raw arrays; each block says why it is sound")]
+#![allow(clippy::unnecessary_wraps, reason = "Python functions return results")]
+
+mod arrays;
+mod errors;
+mod layout;
+mod legacy;
+mod lists;
+mod matmul;
+mod modern;
+mod operations;
+mod output;
+mod products;
+mod reduce;
+mod rowwise;
+mod threads;
+
+use pyo3::prelude::*;
+
+#[pymodule(gil_used = false)]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    macro_rules! functions {
+        ($($room:ident: $($name:ident),*;)*) => { $($(
+            module.add_function(wrap_pyfunction!($room::$name, module)?)?;
+        )*)* };
+    }
+    functions! {
+        products: linear;
+        matmul: matmul;
+        modern: layer_norm, rms_norm, softmax, log_softmax, relu, sigmoid, tanh, silu, gelu, scale, dropout_add;
+        threads: get_num_threads, set_num_threads;
+        lists: sum_of_squares, matrix_multiply, parallel_transform;
+        matmul: matmul_numpy, matmul_numpy_f32;
+        legacy: parallel_map_numpy, parallel_map_numpy_f32, sum_of_squares_numpy, sum_of_squares_numpy_f32;
+        products: fused_linear, fused_linear_f32, fused_linear_relu, fused_linear_relu_f32;
+        legacy: relu_numpy, relu_numpy_f32, sigmoid_numpy, sigmoid_numpy_f32;
+        legacy: fused_dropout_add, fused_layer_norm, fused_softmax;
+    }
+    module.add_class::<threads::Threads>()?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))
+}
