@@ -48,10 +48,10 @@ pub fn thread_source() -> ThreadSource {
 
 #[cfg(feature = "parallel")]
 pub(super) use threads::in_force;
-#[cfg(all(feature = "parallel", not(target_family = "wasm")))]
-pub(super) use threads::{MOST_THREADS, cores, forget_default};
 #[cfg(feature = "python")]
 pub(crate) use threads::swap_scope;
+#[cfg(all(feature = "parallel", not(target_family = "wasm")))]
+pub(super) use threads::{MOST_THREADS, cores, forget_default};
 #[cfg(feature = "parallel")]
 pub use threads::{set_num_threads, with_threads};
 

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use numpy::npyffi::{
     self, NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_ENSUREARRAY, NPY_ARRAY_FORCECAST, NPY_ARRAY_NOTSWAPPED,
-    NPY_ARRAY_WRITEABLE, NPY_TYPES, PY_ARRAY_API, PyArray_Descr, PyArrayObject, PyArrayObject_fields,
-    npy_intp,
+    NPY_ARRAY_WRITEABLE, NPY_TYPES, PY_ARRAY_API, PyArray_Descr, PyArrayObject, PyArrayObject_fields, npy_intp,
 };
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -334,7 +333,6 @@ impl<'py> NdArray<'py> {
         // SAFETY: `self` is an array, and NumPy takes over the reference to the descriptor.
         unsafe { Self::from_owned(py, PY_ARRAY_API.PyArray_FromArray(py, self.as_array_ptr(), descr, flags)) }
     }
-
 }
 
 /// A NumPy array of a float dtype, native, aligned, its strides whole numbers of elements.
@@ -537,7 +535,8 @@ impl<'py> Candidate<'py> {
                 PY_ARRAY_API.PyArray_NewCopy(py, array.as_array_ptr(), npyffi::NPY_ORDER::NPY_CORDER),
             )?
         };
-        Array::from_ndarray(copy).ok_or_else(|| PyTypeError::new_err(format!("{op}: {} is not supported", dtype.name())))
+        Array::from_ndarray(copy)
+            .ok_or_else(|| PyTypeError::new_err(format!("{op}: {} is not supported", dtype.name())))
     }
 }
 
@@ -612,7 +611,12 @@ impl<'py> Deref for MaskArray<'py> {
 }
 
 /// Takes a mask beside arrays of `dtype`.
-pub(super) fn take_mask<'py>(op: &str, name: &str, object: &Bound<'py, PyAny>, dtype: Dtype) -> PyResult<MaskArray<'py>> {
+pub(super) fn take_mask<'py>(
+    op: &str,
+    name: &str,
+    object: &Bound<'py, PyAny>,
+    dtype: Dtype,
+) -> PyResult<MaskArray<'py>> {
     let (array, strong) = as_ndarray(op, name, object)?;
     if matches!(array.kind(), b'b' | b'i' | b'u') {
         let py = array.py();
@@ -631,9 +635,7 @@ pub(super) fn take_mask<'py>(op: &str, name: &str, object: &Bound<'py, PyAny>, d
             let (found, expected) = (found.name(), dtype.name());
             Err(wrong_dtype(op, name, found, &format!("{expected} as x has, bool or integers")))
         }
-        Some(found) => {
-            Candidate { array, dtype: Some(found), strong }.settle(op, dtype).map(MaskArray::Multiplies)
-        }
+        Some(found) => Candidate { array, dtype: Some(found), strong }.settle(op, dtype).map(MaskArray::Multiplies),
         None => Err(wrong_dtype(op, name, &array.dtype_name(), &format!("{}, bool or integers", dtype.name()))),
     }
 }

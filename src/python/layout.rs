@@ -161,8 +161,9 @@ impl Plan {
                     *data = data.wrapping_offset(place * stride);
                 }
             }
-            let mut blocks = [Block { data: data[0], rows: self.rows.len, cols: self.cols.len, row_stride: 0, col_stride: 0 };
-                OPERANDS];
+            let mut blocks =
+                [Block { data: data[0], rows: self.rows.len, cols: self.cols.len, row_stride: 0, col_stride: 0 };
+                    OPERANDS];
             for (operand, block) in blocks.iter_mut().enumerate() {
                 block.data = data[operand];
                 block.row_stride = self.rows.strides[operand];

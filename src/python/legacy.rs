@@ -37,7 +37,11 @@ use crate::ops::activation::Activation;
 /// array([2.5, 5. ])
 #[pyfunction]
 #[pyo3(signature = (arr, factor, *, out=None))]
-pub(super) fn parallel_map_numpy<'py>(arr: Object<'_, 'py>, factor: f64, out: Option<Object<'_, 'py>>) -> Returned<'py> {
+pub(super) fn parallel_map_numpy<'py>(
+    arr: Object<'_, 'py>,
+    factor: f64,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py> {
     elementwise(Call::legacy("parallel_map_numpy", "arr", false), &Scale { factor }, arr, out)
 }
 
@@ -358,6 +362,10 @@ pub(super) fn fused_layer_norm<'py>(
 /// array([[0.5, 0.5]])
 #[pyfunction]
 #[pyo3(signature = (x, *, axis=Axis::Last, out=None), text_signature = "(x, *, axis=-1, out=None)")]
-pub(super) fn fused_softmax<'py>(x: Object<'_, 'py>, axis: Axis<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
+pub(super) fn fused_softmax<'py>(
+    x: Object<'_, 'py>,
+    axis: Axis<'_, 'py>,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py> {
     rowwise(Call::new("fused_softmax"), &Softmax, x, &axis, out)
 }

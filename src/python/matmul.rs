@@ -102,8 +102,7 @@ fn product<'py>(call: Call, a: Object<'_, 'py>, b: Object<'_, 'py>, out: Option<
         };
         (0..batch.len()).map(step).chain([down]).collect()
     };
-    let strides =
-        [steps(&a, a_batch, a_face[2]), steps(&b, b_batch, 0), steps(target, &batch, one[2].row_stride)];
+    let strides = [steps(&a, a_batch, a_face[2]), steps(&b, b_batch, 0), steps(target, &batch, one[2].row_stride)];
     let products = stack(&one, &[&batch[..], &[m]].concat(), &strides, item);
     // SAFETY: as above; the products' results are apart.
     let work = move || {

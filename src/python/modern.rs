@@ -477,7 +477,9 @@ pub(super) fn gelu<'py>(x: Object<'_, 'py>, approximate: &str, out: Option<Objec
         "none" => Activation::Gelu,
         "tanh" => Activation::GeluTanh,
         other => {
-            return Err(PyValueError::new_err(format!("gelu: approximate must be \"none\" or \"tanh\", not {other:?}")));
+            return Err(PyValueError::new_err(format!(
+                "gelu: approximate must be \"none\" or \"tanh\", not {other:?}"
+            )));
         }
     };
     elementwise(Call::new("gelu"), &activation, x, out)

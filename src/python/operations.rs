@@ -149,9 +149,7 @@ impl DropoutAdd {
     /// The block lies in a mask of the kind that `self` was made for.
     unsafe fn mask<'a, T: Float>(&self, block: &Block) -> Mask<'a, T> {
         // SAFETY: the caller's promise.
-        unsafe {
-            if self.selects { Mask::Select(block.matrix::<u8>()) } else { Mask::Multiply(block.matrix::<T>()) }
-        }
+        unsafe { if self.selects { Mask::Select(block.matrix::<u8>()) } else { Mask::Multiply(block.matrix::<T>()) } }
     }
 }
 
@@ -180,32 +178,11 @@ impl Operation for Activation {
     #[inline]
     unsafe fn run<T: Float>(&self, inputs: &[Block; OPERANDS], out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
         // SAFETY: the caller's promise.
-        activate(*self, unsafe { inputs[0].matrix::<T>() }, out)
+        crate::activate(*self, unsafe { inputs[0].matrix::<T>() }, out)
     }
 
     #[inline]
     unsafe fn run_in_place<T: Float>(&self, _: &[Block; OPERANDS], out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
-        activate_in_place(*self, out)
+        crate::activate_in_place(*self, out)
     }
-}
-
-// Stands in until the crate has these two.
-fn activate<'a, T: Float>(f: Activation, x: crate::Matrix<'a, T>, out: MatrixMut<'a, T>) -> Result<(), ShapeError> {
-    stand_in(f, crate::view::InOutMatrix::new("activate", x, out)?);
-    Ok(())
-}
-
-fn activate_in_place<T: Float>(f: Activation, x: MatrixMut<'_, T>) -> Result<(), ShapeError> {
-    stand_in(f, crate::view::InOutMatrix::in_place(x));
-    Ok(())
-}
-
-fn stand_in<T: Float>(f: Activation, io: crate::view::InOutMatrix<'_, T>) {
-    let level = crate::simd::level();
-    crate::parallel::for_each_elements(io, 0.5, |_, _, mut block| {
-        crate::simd::dispatch!(level, simd => block.for_each_row(
-            #[inline(always)]
-            |_, mut row| row.map::<_, T, 0>(simd, [], #[inline(always)] |x, []| f.apply::<_, T::Acc>(simd, x))
-        ));
-    });
 }

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 
 use super::arrays::{Array, Dtype, NdArray, refuse_masked};
 use super::errors::{Shape, type_name, wrong_dtype};
+use super::memory;
 
 /// Where a call's result goes.
 #[derive(Debug)]
@@ -97,8 +98,7 @@ impl<'py> Output<'py> {
         if let Some(detour) = self.detour {
             let py = self.array.py();
             // SAFETY: both are arrays of one shape.
-            let status =
-                unsafe { PY_ARRAY_API.PyArray_CopyInto(py, self.array.as_array_ptr(), detour.as_array_ptr()) };
+            let status = unsafe { PY_ARRAY_API.PyArray_CopyInto(py, self.array.as_array_ptr(), detour.as_array_ptr()) };
             if status != 0 {
                 return Err(PyErr::fetch(py));
             }
@@ -108,9 +108,19 @@ impl<'py> Output<'py> {
 }
 
 /// An uninitialised array: C order, or the strides given, which must cover a dense block.
-fn empty<'py>(py: Python<'py>, dtype: Dtype, shape: &[npy_intp], strides: Option<&[npy_intp]>) -> PyResult<NdArray<'py>> {
+fn empty<'py>(
+    py: Python<'py>,
+    dtype: Dtype,
+    shape: &[npy_intp],
+    strides: Option<&[npy_intp]>,
+) -> PyResult<NdArray<'py>> {
     let strides = strides.map_or(ptr::null_mut(), |strides| strides.as_ptr().cast_mut());
     let descr = dtype.descr(py)?;
+    let bytes = shape.iter().try_fold(dtype.size(), |bytes, dim| bytes.checked_mul(dim.unsigned_abs()));
+    if let Some(bytes @ memory::LARGE..) = bytes {
+        // SAFETY: a new reference; strides, where there are any, cover a dense block.
+        return unsafe { memory::large(py, descr, shape, strides, bytes) };
+    }
     // SAFETY: NumPy takes over the reference to the descriptor, reads `ndim` dimensions and strides, and allocates.
     unsafe {
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
@@ -136,10 +146,12 @@ fn order_of(model: &Array<'_>) -> Option<Vec<npy_intp>> {
     let (shape, strides) = (model.shape(), model.strides());
     let mut axes: Vec<usize> = (0..shape.len()).collect();
     // A repeated axis (stride 0) goes outside; the sort is stable.
-    axes.sort_by_key(|&axis| core::cmp::Reverse(match strides[axis] {
-        0 => usize::MAX,
-        stride => stride.unsigned_abs(),
-    }));
+    axes.sort_by_key(|&axis| {
+        core::cmp::Reverse(match strides[axis] {
+            0 => usize::MAX,
+            stride => stride.unsigned_abs(),
+        })
+    });
     Some(dense_strides(shape, axes.into_iter(), model.dtype()))
 }
 
@@ -165,11 +177,7 @@ fn buffer<'py>(array: &NdArray<'py>, dtype: Dtype, unit: Option<usize>) -> PyRes
 }
 
 /// Strides in bytes of a dense array that lies in memory in this order of its axes, the outermost first.
-fn dense_strides(
-    shape: &[npy_intp],
-    axes: impl DoubleEndedIterator<Item = usize>,
-    dtype: Dtype,
-) -> Vec<npy_intp> {
+fn dense_strides(shape: &[npy_intp], axes: impl DoubleEndedIterator<Item = usize>, dtype: Dtype) -> Vec<npy_intp> {
     let mut strides = std::vec![0; shape.len()];
     let mut step = dtype.size().cast_signed();
     for axis in axes.rev() {

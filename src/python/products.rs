@@ -140,7 +140,8 @@ fn product<'py>(
 #[cold]
 fn misfit(names: Names, x: &[npy_intp], weight: &[npy_intp]) -> PyErr {
     let turned = matches!((x.last(), weight), (Some(last), [_, second]) if last == second);
-    let hint = if turned { format!("; a weight of shape (out, in) is passed as {}.T", names.weight) } else { "".into() };
+    let hint =
+        if turned { format!("; a weight of shape (out, in) is passed as {}.T", names.weight) } else { "".into() };
     let (op, x_name, weight_name) = (names.op, names.x, names.weight);
     let (x, weight) = (Shape(x), Shape(weight));
     PyValueError::new_err(format!(

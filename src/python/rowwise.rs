@@ -223,4 +223,3 @@ unsafe fn on_block<O: Operation>(
         if in_place { operation.run_in_place::<T>(blocks, out) } else { operation.run::<T>(blocks, out) }
     })
 }
-

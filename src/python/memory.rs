@@ -1,0 +1,115 @@
+//! Large results in memory from the crate's cache, which their arrays give back when they are freed; and the cache as
+//! Python sees it.
+
+use std::format;
+
+use numpy::npyffi::{self, NPY_ARRAY_BEHAVED, NpyTypes, PY_ARRAY_API, PyArray_Descr, npy_intp};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyInt;
+
+use super::arrays::NdArray;
+use super::errors::type_name;
+use crate::cache::{self, Buffer};
+
+/// Results of at least as many bytes come from the cache.
+pub(super) const LARGE: usize = cache::SMALLEST_KEPT;
+
+/// The memory of a result: the base object of its array.
+#[pyclass(name = "_Memory", module = "polyglot_bridge._core", frozen)]
+#[derive(Debug)]
+struct Memory {
+    #[expect(dead_code, reason = "owned, to be given back with the array")]
+    buffer: Buffer,
+}
+
+/// An uninitialised array over a buffer of the cache.
+///
+/// # Safety
+///
+/// `descr` is a new reference, `strides` is null or has as many items as `shape`, and describes a dense array of `bytes`.
+pub(super) unsafe fn large<'py>(
+    py: Python<'py>,
+    descr: *mut PyArray_Descr,
+    shape: &[npy_intp],
+    strides: *mut npy_intp,
+    bytes: usize,
+) -> PyResult<NdArray<'py>> {
+    // SAFETY: the caller's promise: the descriptor is an object that is ours.
+    let descr = unsafe { Bound::from_owned_ptr(py, descr.cast()) };
+    let Some(buffer) = cache::take(bytes) else {
+        return Err(PyMemoryError::new_err(format!("no {bytes} bytes for a result")));
+    };
+    let data = buffer.as_mut_ptr();
+    let memory = Bound::new(py, Memory { buffer })?;
+    // SAFETY: the buffer has room for the elements, is aligned for them, and lives as long as the array's base object,
+    // the reference to which NumPy takes over, as it does that to the descriptor.
+    unsafe {
+        let array = PY_ARRAY_API.PyArray_NewFromDescr(
+            py,
+            npyffi::get_type_object(py, NpyTypes::PyArray_Type),
+            descr.into_ptr().cast(),
+            shape.len() as i32,
+            shape.as_ptr().cast_mut(),
+            strides,
+            data.cast(),
+            NPY_ARRAY_BEHAVED,
+            core::ptr::null_mut(),
+        );
+        let array = NdArray::from_owned(py, array)?;
+        match PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_array_ptr(), memory.into_ptr()) {
+            0 => Ok(array),
+            _ => Err(PyErr::fetch(py)),
+        }
+    }
+}
+
+/// Sets how many bytes of freed results are kept for results to come; 256 MB unless ``POLYGLOT_CACHE_MB`` says otherwise.
+///
+/// Large results come from this cache, because the first touch of fresh memory costs more than most operations do.
+///
+/// Parameters
+/// ----------
+/// bytes : int
+///     0 keeps nothing. What is kept beyond the limit is freed at once.
+///
+/// Raises
+/// ------
+/// ValueError
+///     `bytes` is negative.
+/// TypeError
+///     `bytes` is no integer.
+///
+/// Examples
+/// --------
+/// >>> import polyglot_bridge as pb
+/// >>> pb.set_cache_limit(256 * 2**20)
+#[pyfunction]
+pub(super) fn set_cache_limit(bytes: &Bound<'_, PyAny>) -> PyResult<()> {
+    let number = match bytes.cast::<PyInt>() {
+        Ok(number) => number.clone().into_any(),
+        Err(_) => bytes.call_method0("__index__").map_err(|_| {
+            let kind = type_name(bytes);
+            PyTypeError::new_err(format!("set_cache_limit: bytes must be an integer, not {kind}"))
+        })?,
+    };
+    match number.extract::<usize>() {
+        Ok(limit) => cache::set_limit(limit),
+        Err(_) if number.gt(0)? => cache::set_limit(usize::MAX),
+        Err(_) => {
+            return Err(PyValueError::new_err(format!("set_cache_limit: bytes must not be negative, not {number}")));
+        }
+    }
+    Ok(())
+}
+
+/// Frees what is kept for results to come. Arrays that are in use keep their memory.
+///
+/// Examples
+/// --------
+/// >>> import polyglot_bridge as pb
+/// >>> pb.clear_cache()
+#[pyfunction]
+pub(super) fn clear_cache(py: Python<'_>) {
+    py.detach(cache::clear);
+}
