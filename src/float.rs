@@ -5,7 +5,7 @@ use core::fmt::Debug;
 
 use crate::error::ShapeError;
 use crate::gemm::{self, driver::Product};
-use crate::ops;
+use crate::ops::{self, activation::Activation};
 use crate::view::{InOutMatrix, Matrix, MatrixMut};
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, SimdFloatElement, SimdInt, SimdMask};
 
@@ -46,6 +46,11 @@ macro_rules! entry_points {
             eps: Self::Acc,
         ) -> Result<(), ShapeError> {
             ops::layer_norm::rms_norm_rows::<Self>(io, affine, eps)
+        }
+
+        #[doc(hidden)]
+        fn activate_elements(activation: Activation, io: InOutMatrix<'_, Self>) {
+            ops::activation::activate_elements::<Self>(activation, io);
         }
 
         #[doc(hidden)]

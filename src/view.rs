@@ -701,6 +701,63 @@ impl<'a, T: Float, U: Float<Acc = T::Acc>> InOut<'a, T, U> {
         self.map_beside(simd, others, f);
     }
 
+    /// Replaces each element x by f(x), [`IN_STEP`] vectors at a time: for functions of many steps. There is one copy of
+    /// `f`, which the ends of the row share with the rest.
+    #[inline(always)]
+    pub(crate) fn map_in_step<S: Simd>(
+        &mut self,
+        simd: S,
+        f: impl Fn([Lanes<S, T>; IN_STEP]) -> [Lanes<S, T>; IN_STEP],
+    ) {
+        let lanes = Lanes::<S, T>::LEN;
+        let stream = self.stream && simd::can_stream::<S, U>();
+        let mut input = [T::ZERO; IN_STEP * MAX_LANES];
+        let mut output = [U::ZERO; IN_STEP * MAX_LANES];
+        let mut index = 0;
+        let mut count = if stream { simd::until_aligned::<S, U>(self.target) } else { 0 };
+        while index < self.len {
+            if count == 0 {
+                count = IN_STEP * lanes;
+            }
+            count = count.min(self.len - index);
+            let whole = count == IN_STEP * lanes;
+            // SAFETY: index + count <= self.len; less than a block goes by way of `input` and `output`, which hold one;
+            // what is streamed is aligned, since the first block ends where the target is.
+            unsafe {
+                let source = if whole {
+                    self.source.add(index)
+                } else {
+                    for part in 0..count {
+                        input[part] = *self.source.add(index + part);
+                    }
+                    input.as_ptr()
+                };
+                let mut vectors = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); IN_STEP];
+                for (part, vector) in vectors.iter_mut().enumerate() {
+                    *vector = T::load(simd, slice::from_raw_parts(source.add(part * lanes), lanes));
+                }
+                let results = f(vectors);
+                if whole && stream {
+                    for (part, result) in results.into_iter().enumerate() {
+                        simd::stream::<S, U>(result, self.target.add(index + part * lanes));
+                    }
+                } else {
+                    let target = if whole { self.target.add(index) } else { output.as_mut_ptr() };
+                    for (part, result) in results.into_iter().enumerate() {
+                        U::store::<S>(result, slice::from_raw_parts_mut(target.add(part * lanes), lanes));
+                    }
+                    if !whole {
+                        for part in 0..count {
+                            *self.target.add(index + part) = output[part];
+                        }
+                    }
+                }
+            }
+            index += count;
+            count = 0;
+        }
+    }
+
     /// [`map`](InOut::map) with other rows of other types.
     #[inline(always)]
     pub(crate) fn map_beside<S: Simd, B: Beside<S, T::Acc>>(
@@ -909,6 +966,9 @@ impl<'a, T: Float> InOut<'a, T> {
         }
     }
 }
+
+/// Vectors that [`InOut::map_in_step`] hands over at once.
+pub(crate) const IN_STEP: usize = 2;
 
 /// Combines the terms of n vectors in an order that n alone fixes.
 ///

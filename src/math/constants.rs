@@ -10,6 +10,7 @@ use fearless_simd::SimdFloatElement;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "not for use outside of the crate")]
 pub trait Constants: SimdFloatElement + 'static {
+    const HALF: Self;
     const ONE: Self;
     const TWO: Self;
     const SQRT_2: Self;
@@ -92,6 +93,7 @@ pub trait Constants: SimdFloatElement + 'static {
 }
 
 impl Constants for f32 {
+    const HALF: f32 = 0.5;
     const ONE: f32 = 1.0;
     const TWO: f32 = 2.0;
     const SQRT_2: f32 = core::f32::consts::SQRT_2;
@@ -164,6 +166,7 @@ impl Constants for f32 {
 }
 
 impl Constants for f64 {
+    const HALF: f64 = 0.5;
     const ONE: f64 = 1.0;
     const TWO: f64 = 2.0;
     const SQRT_2: f64 = core::f64::consts::SQRT_2;

@@ -2,37 +2,38 @@
 
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat};
 
-use super::{polynomial, splat};
+use super::Several;
 use crate::float::Compute;
 
 /// ln x: NaN below zero, minus infinity at zero. The method is that of FreeBSD's msun.
 #[inline(always)]
 pub fn ln<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
     type Bits<S, C> = <<C as Compute>::Lanes<S> as SimdFloat<S>>::Bits;
-    let zero = splat::<S, C>(simd, C::ZERO);
+    let zero = C::Lanes::<S>::splat(simd, C::ZERO);
     let subnormal = x.simd_lt(C::MIN_NORMAL);
     let normal = subnormal.select(x * C::NORMALIZE, x);
-    let exponent = subnormal.select(splat::<S, C>(simd, C::NORMALIZE_EXPONENT), zero);
+    let exponent = subnormal.select(C::Lanes::<S>::splat(simd, C::NORMALIZE_EXPONENT), zero);
 
     // normal = 2^n * m with sqrt(1/2) <= m < sqrt(2); n by way of a float whose lowest bits count ones.
     let one = Bits::<S, C>::splat(simd, C::ONE_BITS);
     let root = Bits::<S, C>::splat(simd, C::SQRT_HALF_BITS);
     let bits = normal.to_bits() + (one - root);
     let count = (bits >> C::MANTISSA_BITS) | C::COUNT_BITS;
-    let n = C::Lanes::<S>::from_bits(count) - splat::<S, C>(simd, C::COUNT_BIASED) + exponent;
+    let n = C::Lanes::<S>::from_bits(count) - C::Lanes::<S>::splat(simd, C::COUNT_BIASED) + exponent;
     let m = C::Lanes::<S>::from_bits((bits & C::MANTISSA_MASK) + root);
 
     // ln m = f - f^2 / 2 + s (f^2 / 2 + R(s^2)), with f = m - 1 and s = f / (2 + f)
-    let f = m - C::from_f64(1.0);
-    let s = f / (f + C::from_f64(2.0));
+    let f = m - C::ONE;
+    let s = f / (f + C::TWO);
     let z = s * s;
-    let tail = polynomial::<S, C>(simd, z, C::LN) * z;
-    let half_square = f * f * C::from_f64(0.5);
+    let [tail] = Several::<S, C, 1>::new(simd, [z]).polynomial(C::LN).lanes();
+    let tail = tail * z;
+    let half_square = f * f * C::HALF;
     let small = s.mul_add(half_square + tail, n * C::LN_2_LOW);
     let result = n.mul_add(C::LN_2_HIGH, f - (half_square - small));
 
-    let infinity = splat::<S, C>(simd, <C as num_traits::Float>::infinity());
+    let infinity = C::Lanes::<S>::splat(simd, <C as num_traits::Float>::infinity());
     let result = x.simd_lt(infinity).select(result, x);
-    let result = x.simd_lt(zero).select(splat::<S, C>(simd, <C as num_traits::Float>::nan()), result);
+    let result = x.simd_lt(zero).select(C::Lanes::<S>::splat(simd, <C as num_traits::Float>::nan()), result);
     x.simd_eq(zero).select(-infinity, result)
 }

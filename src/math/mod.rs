@@ -2,72 +2,110 @@
 //! a lane. What is applied to whole arrays lives in the operations; here is one vector in, one vector out.
 //!
 //! A NaN lane stays NaN, and no lane depends on another. How exact each function is stands in ACCURACY.md.
+//!
+//! # Examples
+//!
+//! A kernel of your own, compiled for each CPU level:
+//!
+//! ```
+//! use fearless_simd::{Simd, SimdBase, dispatch};
+//! use polyglot_bridge::{Compute, math, simd};
+//!
+//! #[inline(always)]
+//! fn softplus<S: Simd, C: Compute>(simd: S, row: &mut [C]) {
+//!     for chunk in row.chunks_exact_mut(C::Lanes::<S>::LEN) {
+//!         let e = math::exp::<S, C>(simd, C::Lanes::<S>::from_slice(simd, chunk));
+//!         math::ln::<S, C>(simd, e + C::from_f64(1.0)).store_slice(chunk);
+//!     }
+//! }
+//!
+//! let mut row = [0.0_f32; 16];
+//! dispatch!(simd::level(), simd => softplus(simd, &mut row));
+//! assert_eq!(row, [core::f32::consts::LN_2; 16]);
+//! ```
 
 mod constants;
 mod exponential;
 mod logarithm;
 mod normal;
+mod several;
 mod sigmoid;
 mod tanh;
 
 pub use constants::Constants;
-pub use exponential::{exp, exp_nonpositive};
 pub use logarithm::ln;
-pub use normal::{erf, gelu};
-pub use sigmoid::{gelu_tanh, sigmoid, silu};
-pub use tanh::tanh;
+pub(crate) use several::Several;
 
-use fearless_simd::{Simd, SimdBase, SimdFloat};
+use fearless_simd::Simd;
 
 use crate::float::Compute;
-use crate::simd::{at_least, at_most};
 
-/// A vector with `value` in each lane.
+/// e^x. Subnormal results are kept.
 #[inline(always)]
-fn splat<S: Simd, C: Compute>(simd: S, value: C) -> C::Lanes<S> {
-    C::Lanes::<S>::splat(simd, value)
+pub fn exp<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
+    of_one::<S, C>(simd, x, exponential::exp)
 }
 
-/// The polynomial with these coefficients, the highest power first.
+/// e^x where x <= 0, cheaper: what softmax needs. Subnormal results are kept. Where x > 0 the result means nothing.
+#[inline(always)]
+pub fn exp_nonpositive<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
+    of_one::<S, C>(simd, x, exponential::exp_nonpositive)
+}
+
+/// 1 / (1 + e^-x), the logistic function. Subnormal results are kept.
+#[inline(always)]
+pub fn sigmoid<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
+    of_one::<S, C>(simd, x, sigmoid::sigmoid)
+}
+
+/// x / (1 + e^-x), also called swish.
+#[inline(always)]
+pub fn silu<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
+    of_one::<S, C>(simd, x, sigmoid::silu)
+}
+
+/// tanh x, the hyperbolic tangent.
+#[inline(always)]
+pub fn tanh<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
+    of_one::<S, C>(simd, x, tanh::tanh)
+}
+
+/// erf x, the error function.
+#[inline(always)]
+pub fn erf<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
+    of_one::<S, C>(simd, x, normal::erf)
+}
+
+/// x (1 + erf(x / sqrt 2)) / 2: x times the normal distribution function.
 ///
-/// Short ones by Horner's rule; in longer ones every second or fourth coefficient is taken together, so that the CPU
-/// works on two or four sums at a time and need not wait for each step to end.
+/// Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016.
 #[inline(always)]
-fn polynomial<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>, coefficients: &[C]) -> C::Lanes<S> {
-    match coefficients.len() {
-        0..8 => horner::<S, C, 1>(simd, x, coefficients, 0),
-        8..16 => {
-            let square = x * x;
-            let even = horner::<S, C, 2>(simd, square, coefficients, 0);
-            let odd = horner::<S, C, 2>(simd, square, coefficients, 1);
-            odd.mul_add(x, even)
-        }
-        _ => {
-            let square = x * x;
-            let fourth = square * square;
-            let a = horner::<S, C, 4>(simd, fourth, coefficients, 0);
-            let b = horner::<S, C, 4>(simd, fourth, coefficients, 1);
-            let c = horner::<S, C, 4>(simd, fourth, coefficients, 2);
-            let d = horner::<S, C, 4>(simd, fourth, coefficients, 3);
-            d.mul_add(x, c).mul_add(square, b.mul_add(x, a))
-        }
-    }
+pub fn gelu<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
+    of_one::<S, C>(simd, x, normal::gelu)
 }
 
-/// The polynomial in `power` whose coefficients are those of the powers `part`, `part + STEP`, and so on.
+/// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, the widely used approximation of [`gelu`].
+///
+/// Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016.
 #[inline(always)]
-fn horner<S: Simd, C: Compute, const STEP: usize>(
+pub fn gelu_tanh<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
+    of_one::<S, C>(simd, x, sigmoid::gelu_tanh)
+}
+
+/// A function of several vectors, over one.
+#[inline(always)]
+fn of_one<S: Simd, C: Compute>(
     simd: S,
-    power: C::Lanes<S>,
-    coefficients: &[C],
-    part: usize,
+    x: C::Lanes<S>,
+    function: impl Fn(Several<S, C, 1>) -> Several<S, C, 1>,
 ) -> C::Lanes<S> {
-    let mut index = (coefficients.len() + STEP - 1 - part) % STEP;
-    let mut sum = splat::<S, C>(simd, coefficients.get(index).copied().unwrap_or(C::ZERO));
-    index += STEP;
-    while let Some(&coefficient) = coefficients.get(index) {
-        sum = sum.mul_add(power, splat::<S, C>(simd, coefficient));
-        index += STEP;
-    }
-    sum
+    let [result] = function(Several::new(simd, [x])).lanes();
+    result
+}
+
+/// The same functions over several vectors, for whole arrays.
+pub(crate) mod wide {
+    pub(crate) use super::normal::gelu;
+    pub(crate) use super::sigmoid::{gelu_tanh, sigmoid, silu};
+    pub(crate) use super::tanh::tanh;
 }

@@ -1,11 +1,11 @@
 //! The activations of neural networks, element by element: [`Activation`] names them, for these operations and for the
 //! epilogue of the matrix product. The functions themselves live in `math`.
 
-use fearless_simd::{Select, Simd, SimdBase};
+use fearless_simd::{ExtractToken, Select, Simd, SimdBase};
 
 use crate::error::ShapeError;
 use crate::float::{Compute, Float};
-use crate::math;
+use crate::math::{Several, wide};
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut};
@@ -67,15 +67,28 @@ impl Activation {
     /// Applies the function to one vector.
     #[inline(always)]
     pub(crate) fn apply<S: Simd, C: Compute>(self, simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
-        match self {
+        let [result] = self.apply_several::<S, C, 1>(simd, [x]);
+        result
+    }
+
+    /// Applies the function to several vectors in step.
+    #[inline(always)]
+    pub(crate) fn apply_several<S: Simd, C: Compute, const N: usize>(
+        self,
+        simd: S,
+        x: [C::Lanes<S>; N],
+    ) -> [C::Lanes<S>; N] {
+        let x = Several::<S, C, N>::new(simd, x);
+        let result = match self {
             Self::None => x,
-            Self::Relu => rectified::<S, C>(simd, x),
-            Self::Sigmoid => math::sigmoid::<S, C>(simd, x),
-            Self::Tanh => math::tanh::<S, C>(simd, x),
-            Self::Silu => math::silu::<S, C>(simd, x),
-            Self::Gelu => math::gelu::<S, C>(simd, x),
-            Self::GeluTanh => math::gelu_tanh::<S, C>(simd, x),
-        }
+            Self::Relu => rectified(x),
+            Self::Sigmoid => wide::sigmoid(x),
+            Self::Tanh => wide::tanh(x),
+            Self::Silu => wide::silu(x),
+            Self::Gelu => wide::gelu(x),
+            Self::GeluTanh => wide::gelu_tanh(x),
+        };
+        result.lanes()
     }
 
     /// What one element costs on one core, in nanoseconds, where its operands lie in the cache.
@@ -91,9 +104,14 @@ impl Activation {
 
 /// Zero where x <= 0, else x: this, and no maximum, gives +0.0 for -0.0 and keeps NaN at every CPU level.
 #[inline(always)]
-fn rectified<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
-    let zero = C::Lanes::<S>::splat(simd, C::ZERO);
-    x.simd_le(zero).select(zero, x)
+fn rectified<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
+    x.each(
+        #[inline(always)]
+        |x| {
+            let zero = C::Lanes::<S>::splat(x.token(), C::ZERO);
+            x.simd_le(C::ZERO).select(zero, x)
+        },
+    )
 }
 
 /// Writes f(x) to `out` for each element x, f being the activation.
@@ -120,7 +138,7 @@ pub fn activate<'a, 'b, T: Float>(
     x: impl Into<Matrix<'a, T>>,
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
-    run(activation, InOutMatrix::new(activation.name(), x.into(), out.into())?);
+    T::activate_elements(activation, InOutMatrix::new(activation.name(), x.into(), out.into())?);
     Ok(())
 }
 
@@ -144,7 +162,7 @@ pub fn activate_in_place<'a, T: Float>(
     activation: Activation,
     x: impl Into<MatrixMut<'a, T>>,
 ) -> Result<(), ShapeError> {
-    run(activation, InOutMatrix::in_place(x.into()));
+    T::activate_elements(activation, InOutMatrix::in_place(x.into()));
     Ok(())
 }
 
@@ -252,7 +270,7 @@ operation!(
     "let mut out = [1.0_f32; 2];\ngelu_tanh(&[0.0, 9.0], &mut out)?;\nassert_eq!(out, [0.0, 9.0]);"
 );
 
-fn run<T: Float>(activation: Activation, io: InOutMatrix<'_, T>) {
+pub(crate) fn activate_elements<T: Float>(activation: Activation, io: InOutMatrix<'_, T>) {
     let level = simd::level();
     parallel::for_each_elements(io, activation.cost(), |_, _, mut block| {
         dispatch!(level, simd => block.for_each_row(#[inline(always)] |_, row| activate_row(simd, row, activation)));
@@ -262,17 +280,23 @@ fn run<T: Float>(activation: Activation, io: InOutMatrix<'_, T>) {
 /// The choice is made once a row, so that each activation has a loop of its own.
 #[inline(always)]
 fn activate_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, activation: Activation) {
-    macro_rules! each {
+    macro_rules! in_step {
         ($($variant:ident),*) => {
             match activation {
-                $(Activation::$variant => row.map::<S, T, 0>(
+                $(Activation::$variant => row.map_in_step::<S>(
+                    simd,
+                    #[inline(always)]
+                    |x| Activation::$variant.apply_several::<S, T::Acc, _>(simd, x),
+                ),)*
+                // A step or none: memory is all that takes time.
+                Activation::None | Activation::Relu => row.map::<S, T, 0>(
                     simd,
                     [],
                     #[inline(always)]
-                    |x, []| Activation::$variant.apply::<S, T::Acc>(simd, x),
-                ),)*
+                    |x, []| if activation == Activation::Relu { Activation::Relu.apply::<S, T::Acc>(simd, x) } else { x },
+                ),
             }
         };
     }
-    each!(None, Relu, Sigmoid, Tanh, Silu, Gelu, GeluTanh);
+    in_step!(Sigmoid, Tanh, Silu, Gelu, GeluTanh);
 }
