@@ -3,10 +3,10 @@
 
 use pyo3::prelude::*;
 
+use super::arguments::{Optional, number};
 use super::modern::{Call, Object, Returned, dropped, elementwise, normalise, rowwise};
 use super::operations::{LayerNorm, Scale, Softmax};
 use super::reduce::sum;
-use super::rowwise::Axis;
 use crate::ops::activation::Activation;
 
 /// ``arr * factor``: `scale`, as polyglot-bridge 0.2.0 called it.
@@ -39,9 +39,10 @@ use crate::ops::activation::Activation;
 #[pyo3(signature = (arr, factor, *, out=None))]
 pub(super) fn parallel_map_numpy<'py>(
     arr: Object<'_, 'py>,
-    factor: f64,
+    factor: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let factor = number("parallel_map_numpy", "factor", factor)?;
     elementwise(Call::legacy("parallel_map_numpy", "arr", false), &Scale { factor }, arr, out)
 }
 
@@ -75,9 +76,10 @@ pub(super) fn parallel_map_numpy<'py>(
 #[pyo3(signature = (arr, factor, *, out=None))]
 pub(super) fn parallel_map_numpy_f32<'py>(
     arr: Object<'_, 'py>,
-    factor: f64,
+    factor: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let factor = number("parallel_map_numpy_f32", "factor", factor)?;
     elementwise(Call::legacy("parallel_map_numpy_f32", "arr", true), &Scale { factor }, arr, out)
 }
 
@@ -281,9 +283,10 @@ pub(super) fn fused_dropout_add<'py>(
     x: Object<'_, 'py>,
     residual: Object<'_, 'py>,
     dropout_mask: Object<'_, 'py>,
-    scale: f64,
+    scale: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let scale = number("fused_dropout_add", "scale", scale)?;
     dropped("fused_dropout_add", "dropout_mask", [x, residual, dropout_mask], scale, out)
 }
 
@@ -319,17 +322,18 @@ pub(super) fn fused_dropout_add<'py>(
 /// array([[-1.2247,  0.    ,  1.2247]])
 #[pyfunction]
 #[pyo3(
-    signature = (x, eps=1e-5, *, weight=None, bias=None, axis=Axis::Last, out=None),
+    signature = (x, eps=Optional::Default, *, weight=None, bias=None, axis=Optional::Default, out=None),
     text_signature = "(x, eps=1e-05, *, weight=None, bias=None, axis=-1, out=None)"
 )]
 pub(super) fn fused_layer_norm<'py>(
     x: Object<'_, 'py>,
-    eps: f64,
+    eps: Optional<'_, 'py>,
     weight: Option<Object<'_, 'py>>,
     bias: Option<Object<'_, 'py>>,
-    axis: Axis<'_, 'py>,
+    axis: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let eps = eps.number("fused_layer_norm", "eps", 1e-5)?;
     let operation = |weight, bias| LayerNorm { weight, bias, eps };
     normalise(Call::new("fused_layer_norm"), [Some(x), weight, bias], operation, &axis, out)
 }
@@ -361,10 +365,10 @@ pub(super) fn fused_layer_norm<'py>(
 /// >>> pb.fused_softmax(np.array([[1.0, 1.0]]))
 /// array([[0.5, 0.5]])
 #[pyfunction]
-#[pyo3(signature = (x, *, axis=Axis::Last, out=None), text_signature = "(x, *, axis=-1, out=None)")]
+#[pyo3(signature = (x, *, axis=Optional::Default, out=None), text_signature = "(x, *, axis=-1, out=None)")]
 pub(super) fn fused_softmax<'py>(
     x: Object<'_, 'py>,
-    axis: Axis<'_, 'py>,
+    axis: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     rowwise(Call::new("fused_softmax"), &Softmax, x, &axis, out)

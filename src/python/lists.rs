@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyList, PySequence, PyString};
 
+use super::arguments;
 use super::arrays::{Array, take_f64};
 use super::errors::{Shape, type_name};
 use crate::view::{Matrix, MatrixMut};
@@ -214,8 +215,12 @@ pub(super) fn matrix_multiply<'py>(a: &Bound<'py, PyAny>, b: &Bound<'py, PyAny>)
 /// >>> pb.parallel_transform([1.0, 2.0, 3.0], 2.0)
 /// [2.0, 4.0, 6.0]
 #[pyfunction]
-pub(super) fn parallel_transform<'py>(data: &Bound<'py, PyAny>, factor: f64) -> PyResult<Bound<'py, PyList>> {
+pub(super) fn parallel_transform<'py>(
+    data: &Bound<'py, PyAny>,
+    factor: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyList>> {
     const OP: &str = "parallel_transform";
+    let factor = arguments::number(OP, "factor", factor)?;
     let mut values = not_empty(OP, "data", numbers(OP, "data", data)?)?;
     data.py().detach(|| crate::scale_in_place(&mut values[..], factor))?;
     PyList::new(data.py(), values)

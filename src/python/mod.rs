@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "one of the rooms that may: raw arrays; each block says why it is sound")]
 #![allow(clippy::unnecessary_wraps, reason = "Python functions return results")]
 
+mod arguments;
 mod arrays;
 mod errors;
 mod layout;

@@ -6,10 +6,11 @@ use std::format;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use super::arguments::{Optional, number};
 use super::arrays::{Array, Dtype, NdArray, take, take_all, take_mask};
 use super::errors::{Shape, wrong_dtype, wrong_shape};
 use super::operations::{DropoutAdd, LayerNorm, LogSoftmax, RmsNorm, Scale, Softmax, Vector};
-use super::rowwise::{Axis, Operation, axis_of, run};
+use super::rowwise::{Operation, axis_of, run};
 use crate::ops::activation::Activation;
 
 /// An argument as Python hands it over.
@@ -70,7 +71,7 @@ pub(super) fn rowwise<'py, O: Operation>(
     call: Call,
     operation: &O,
     x: Object<'_, 'py>,
-    axis: &Axis<'_, 'py>,
+    axis: &Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     let x = call.take(x)?;
@@ -83,7 +84,7 @@ pub(super) fn normalise<'py, O: Operation>(
     call: Call,
     [x, weight, bias]: [Option<Object<'_, 'py>>; 3],
     operation: impl FnOnce(Option<Vector>, Option<Vector>) -> O,
-    axis: &Axis<'_, 'py>,
+    axis: &Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     let ([x, weight, bias], dtype) = take_all(call.op, [(call.x, x), ("weight", weight), ("bias", bias)])?;
@@ -162,8 +163,8 @@ pub(super) fn dropped<'py>(
 /// array([[0.5, 0.5],
 ///        [0.5, 0.5]])
 #[pyfunction]
-#[pyo3(signature = (x, *, axis=Axis::Last, out=None), text_signature = "(x, *, axis=-1, out=None)")]
-pub(super) fn softmax<'py>(x: Object<'_, 'py>, axis: Axis<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
+#[pyo3(signature = (x, *, axis=Optional::Default, out=None), text_signature = "(x, *, axis=-1, out=None)")]
+pub(super) fn softmax<'py>(x: Object<'_, 'py>, axis: Optional<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
     rowwise(Call::new("softmax"), &Softmax, x, &axis, out)
 }
 
@@ -199,8 +200,12 @@ pub(super) fn softmax<'py>(x: Object<'_, 'py>, axis: Axis<'_, 'py>, out: Option<
 /// >>> pb.log_softmax(np.zeros((1, 4))).round(4)
 /// array([[-1.3863, -1.3863, -1.3863, -1.3863]])
 #[pyfunction]
-#[pyo3(signature = (x, *, axis=Axis::Last, out=None), text_signature = "(x, *, axis=-1, out=None)")]
-pub(super) fn log_softmax<'py>(x: Object<'_, 'py>, axis: Axis<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
+#[pyo3(signature = (x, *, axis=Optional::Default, out=None), text_signature = "(x, *, axis=-1, out=None)")]
+pub(super) fn log_softmax<'py>(
+    x: Object<'_, 'py>,
+    axis: Optional<'_, 'py>,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py> {
     rowwise(Call::new("log_softmax"), &LogSoftmax, x, &axis, out)
 }
 
@@ -242,17 +247,18 @@ pub(super) fn log_softmax<'py>(x: Object<'_, 'py>, axis: Axis<'_, 'py>, out: Opt
 /// array([[-1.2247,  0.    ,  1.2247]])
 #[pyfunction]
 #[pyo3(
-    signature = (x, weight=None, bias=None, *, eps=1e-5, axis=Axis::Last, out=None),
+    signature = (x, weight=None, bias=None, *, eps=Optional::Default, axis=Optional::Default, out=None),
     text_signature = "(x, weight=None, bias=None, *, eps=1e-05, axis=-1, out=None)"
 )]
 pub(super) fn layer_norm<'py>(
     x: Object<'_, 'py>,
     weight: Option<Object<'_, 'py>>,
     bias: Option<Object<'_, 'py>>,
-    eps: f64,
-    axis: Axis<'_, 'py>,
+    eps: Optional<'_, 'py>,
+    axis: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let eps = eps.number("layer_norm", "eps", 1e-5)?;
     let operation = |weight, bias| LayerNorm { weight, bias, eps };
     normalise(Call::new("layer_norm"), [Some(x), weight, bias], operation, &axis, out)
 }
@@ -294,16 +300,17 @@ pub(super) fn layer_norm<'py>(
 /// array([[0.8485, 1.1314]])
 #[pyfunction]
 #[pyo3(
-    signature = (x, weight=None, *, eps=1e-6, axis=Axis::Last, out=None),
+    signature = (x, weight=None, *, eps=Optional::Default, axis=Optional::Default, out=None),
     text_signature = "(x, weight=None, *, eps=1e-06, axis=-1, out=None)"
 )]
 pub(super) fn rms_norm<'py>(
     x: Object<'_, 'py>,
     weight: Option<Object<'_, 'py>>,
-    eps: f64,
-    axis: Axis<'_, 'py>,
+    eps: Optional<'_, 'py>,
+    axis: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let eps = eps.number("rms_norm", "eps", 1e-6)?;
     normalise(Call::new("rms_norm"), [Some(x), weight, None], |weight, _| RmsNorm { weight, eps }, &axis, out)
 }
 
@@ -466,20 +473,27 @@ pub(super) fn silu<'py>(x: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Ret
 /// --------
 /// >>> import numpy as np
 /// >>> import polyglot_bridge as pb
-/// >>> pb.gelu(np.array([-np.inf, 0.0, 1.0])).round(4)
-/// array([0.    , 0.    , 0.8413])
+/// >>> pb.gelu(np.array([0.0, 1.0])).round(4)
+/// array([0.    , 0.8413])
 /// >>> pb.gelu(np.array([1.0]), approximate="tanh").round(4)
 /// array([0.8412])
 #[pyfunction]
-#[pyo3(signature = (x, *, approximate="none", out=None))]
-pub(super) fn gelu<'py>(x: Object<'_, 'py>, approximate: &str, out: Option<Object<'_, 'py>>) -> Returned<'py> {
+#[pyo3(
+    signature = (x, *, approximate=Optional::Default, out=None),
+    text_signature = "(x, *, approximate='none', out=None)"
+)]
+pub(super) fn gelu<'py>(
+    x: Object<'_, 'py>,
+    approximate: Optional<'_, 'py>,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py> {
     let activation = match approximate {
-        "none" => Activation::Gelu,
-        "tanh" => Activation::GeluTanh,
-        other => {
-            return Err(PyValueError::new_err(format!(
-                "gelu: approximate must be \"none\" or \"tanh\", not {other:?}"
-            )));
+        Optional::Default => Activation::Gelu,
+        Optional::Given(name) if name.eq("none")? => Activation::Gelu,
+        Optional::Given(name) if name.eq("tanh")? => Activation::GeluTanh,
+        Optional::Given(other) => {
+            let found = other.repr()?;
+            return Err(PyValueError::new_err(format!("gelu: approximate must be 'none' or 'tanh', not {found}")));
         }
     };
     elementwise(Call::new("gelu"), &activation, x, out)
@@ -516,7 +530,8 @@ pub(super) fn gelu<'py>(x: Object<'_, 'py>, approximate: &str, out: Option<Objec
 /// array([2.5, 5. ])
 #[pyfunction]
 #[pyo3(signature = (x, factor, *, out=None))]
-pub(super) fn scale<'py>(x: Object<'_, 'py>, factor: f64, out: Option<Object<'_, 'py>>) -> Returned<'py> {
+pub(super) fn scale<'py>(x: Object<'_, 'py>, factor: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
+    let factor = number("scale", "factor", factor)?;
     elementwise(Call::new("scale"), &Scale { factor }, x, out)
 }
 
@@ -554,13 +569,14 @@ pub(super) fn scale<'py>(x: Object<'_, 'py>, factor: f64, out: Option<Object<'_,
 /// >>> pb.dropout_add(x, residual, np.array([True, False]), 2.0)
 /// array([12., 20.])
 #[pyfunction]
-#[pyo3(signature = (x, residual, mask, scale=1.0, *, out=None))]
+#[pyo3(signature = (x, residual, mask, scale=Optional::Default, *, out=None), text_signature = "(x, residual, mask, scale=1.0, *, out=None)")]
 pub(super) fn dropout_add<'py>(
     x: Object<'_, 'py>,
     residual: Object<'_, 'py>,
     mask: Object<'_, 'py>,
-    scale: f64,
+    scale: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let scale = scale.number("dropout_add", "scale", 1.0)?;
     dropped("dropout_add", "mask", [x, residual, mask], scale, out)
 }

@@ -1,13 +1,13 @@
 //! Runs operations whose result has the shape of their input, element by element or row by row along an axis, on arrays
 //! of any layout. The operations themselves are in `modern`.
 
-use std::convert::Infallible;
 use std::vec::Vec;
 
 use numpy::npyffi::npy_intp;
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
+use super::arguments::Optional;
 use super::arrays::{Array, Dtype, NdArray, for_dtype};
 use super::errors::{type_name, wrong_axis};
 use super::layout::{Block, OPERANDS, Plan};
@@ -43,28 +43,12 @@ pub(super) trait Operation: Sync {
     ) -> Result<(), ShapeError>;
 }
 
-/// The argument `axis`, which is -1 where it is left out. `None` is passed on, to be refused: elsewhere it means all
-/// axes at once.
-#[derive(Clone, Debug)]
-pub(super) enum Axis<'a, 'py> {
-    Last,
-    Given(Borrowed<'a, 'py, PyAny>),
-}
-
-impl<'a, 'py> FromPyObject<'a, 'py> for Axis<'a, 'py> {
-    type Error = Infallible;
-
-    fn extract(object: Borrowed<'a, 'py, PyAny>) -> Result<Self, Infallible> {
-        Ok(Self::Given(object))
-    }
-}
-
 /// The axis that an argument names, among `ndim`; a 0-d array counts as a row of one element.
 #[inline]
-pub(super) fn axis_of(op: &str, axis: &Axis<'_, '_>, ndim: usize) -> PyResult<usize> {
+pub(super) fn axis_of(op: &str, axis: &Optional<'_, '_>, ndim: usize) -> PyResult<usize> {
     match axis {
-        Axis::Last => Ok(ndim.saturating_sub(1)),
-        Axis::Given(axis) => find_axis(op, axis, ndim),
+        Optional::Default => Ok(ndim.saturating_sub(1)),
+        Optional::Given(axis) => find_axis(op, axis, ndim),
     }
 }
 

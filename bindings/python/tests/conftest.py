@@ -65,6 +65,8 @@ def _transposed(x):
 
 
 def _sliced(x):
+    if not x.ndim:
+        return x
     big = np.zeros([3 * n + 1 for n in x.shape], x.dtype)
     view = big[tuple(slice(1, 1 + 3 * n, 3) for n in x.shape)]
     view[...] = x
@@ -72,6 +74,8 @@ def _sliced(x):
 
 
 def _rows_apart(x):
+    if not x.ndim:
+        return x
     big = np.zeros([2 * n for n in x.shape[:-1]] + list(x.shape[-1:]), x.dtype)
     view = big[tuple(slice(0, 2 * n, 2) for n in x.shape[:-1])]
     view[...] = x
