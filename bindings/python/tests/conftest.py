@@ -61,7 +61,7 @@ def _fortran(x):
 
 
 def _transposed(x):
-    return np.ascontiguousarray(x.T).T
+    return np.ascontiguousarray(x.T).T if x.ndim else x
 
 
 def _sliced(x):

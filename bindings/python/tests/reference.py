@@ -42,6 +42,7 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5, axis=-1):
         return x
     kept = {"axis": axis, "keepdims": True} if x.ndim else {}
     centred = x - x.mean(**kept)
+    centred = centred - centred.mean(**kept)
     y = centred / np.sqrt((centred**2).mean(**kept) + WIDE(eps))
     y = y if weight is None else y * _along(weight, x, axis)
     return y if bias is None else y + _along(bias, x, axis)

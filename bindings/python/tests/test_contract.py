@@ -260,6 +260,7 @@ def test_memory_maps_are_read(tmp_path):
     assert np.array_equal(out, pb.relu(x))
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 def test_subclasses_become_arrays_and_masked_arrays_are_refused():
     matrix = np.asmatrix([[1.0, 2.0]])
     assert type(pb.softmax(matrix)) is np.ndarray

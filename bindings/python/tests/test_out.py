@@ -90,16 +90,16 @@ def test_out_of_linear(dtype, out_layout):
     out = out_layout(np.zeros((6, 6), dtype))
     assert pb.linear(x, w, b, residual=r, activation="relu", out=out) is out
     assert np.array_equal(out, expected)
-    residual = out_layout(r)
+    residual = out_layout(r.copy())
     assert pb.linear(x, w, b, residual=residual, activation="relu", out=residual) is residual
     assert np.array_equal(residual, expected)
     for operand in ("x", "w"):
-        operands = {"x": out_layout(x), "w": out_layout(w)}
+        operands = {"x": out_layout(x.copy()), "w": out_layout(w.copy())}
         result = pb.linear(operands["x"], operands["w"], b, residual=r, activation="relu", out=operands[operand])
         assert np.array_equal(result, expected)
-    square = out_layout(x)
+    square = out_layout(x.copy())
     assert np.array_equal(pb.linear(square, w, b, residual=square.T, out=square.T), pb.linear(x, w, b, residual=x.T))
-    bias = np.ascontiguousarray(b)[None]
+    bias = b.copy()[None]
     assert np.array_equal(pb.linear(x[:1], w, bias[0], out=bias), pb.linear(x[:1], w, b))
 
 
