@@ -475,7 +475,7 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
         }
         let len = rows * cols;
         Self {
-            source: self.source.map(|source| Matrix { rows: 1, cols: len, row_stride: len as isize, ..source }),
+            source: self.source.and_then(|source| source.flat()),
             target: MatrixMut { rows: 1, cols: len, row_stride: len, ..self.target },
             ..self
         }
@@ -836,6 +836,7 @@ impl<'a, T: Float, U: Float<Acc = T::Acc>> InOut<'a, T, U> {
             end,
             #[inline(always)]
             |a, b| a + b,
+            CHAIN,
         );
         if let Some(last) = last {
             // SAFETY: a vector where there is one, else as many elements as there are.
@@ -899,6 +900,32 @@ impl<T: Float> Row<'_, T> {
         term: impl Fn(Lanes<S, T>) -> A,
         combine: impl Fn(A, A) -> A,
     ) -> A {
+        self.fold_chains(simd, fill, neutral, term, combine, CHAIN)
+    }
+
+    /// [`fold`](Row::fold) for what rounds nothing, like the largest element: any order is as good.
+    #[inline(always)]
+    pub(crate) fn fold_exact<S: Simd, A: Copy>(
+        &self,
+        simd: S,
+        fill: T::Acc,
+        neutral: A,
+        term: impl Fn(Lanes<S, T>) -> A,
+        combine: impl Fn(A, A) -> A,
+    ) -> A {
+        self.fold_chains(simd, fill, neutral, term, combine, usize::MAX)
+    }
+
+    #[inline(always)]
+    fn fold_chains<S: Simd, A: Copy>(
+        &self,
+        simd: S,
+        fill: T::Acc,
+        neutral: A,
+        term: impl Fn(Lanes<S, T>) -> A,
+        combine: impl Fn(A, A) -> A,
+        chain: usize,
+    ) -> A {
         let lanes = Lanes::<S, T>::LEN;
         let end = if self.len % lanes == 0 {
             None
@@ -916,6 +943,7 @@ impl<T: Float> Row<'_, T> {
             },
             end,
             combine,
+            chain,
         )
     }
 
@@ -970,6 +998,9 @@ impl<'a, T: Float> InOut<'a, T> {
 /// Vectors that [`InOut::map_in_step`] hands over at once.
 pub(crate) const IN_STEP: usize = 2;
 
+/// Terms that an accumulator of a [`Tree`] takes before the totals move up.
+const CHAIN: usize = 4;
+
 /// Combines the terms of n vectors in an order that n alone fixes.
 ///
 /// Sixteen vectors at a time go into four accumulators, whose totals are combined pairwise, two blocks with two
@@ -996,11 +1027,10 @@ impl<A: Copy> Tree<A> {
         mut term: impl FnMut(usize) -> A,
         end: Option<A>,
         combine: impl Fn(A, A) -> A,
+        chain: usize,
     ) -> A {
         /// Independent accumulators: enough to hide the latency of an addition.
         const WIDE: usize = 4;
-        /// Terms that an accumulator takes before the totals move up the tree.
-        const CHAIN: usize = 4;
         let mut tree = Self::new();
         let mut parts = [neutral; WIDE];
         let (mut vector, mut steps) = (0, 0);
@@ -1011,7 +1041,7 @@ impl<A: Copy> Tree<A> {
             }
             vector += WIDE;
             steps += 1;
-            if steps == CHAIN {
+            if steps == chain {
                 tree.push(combine(combine(parts[0], parts[1]), combine(parts[2], parts[3])), &combine);
                 parts = [neutral; WIDE];
                 steps = 0;

@@ -181,7 +181,7 @@ fn log_softmax_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>) {
 #[inline(always)]
 fn max<S: Simd, T: Float>(simd: S, row: Row<'_, T>) -> T::Acc {
     let least = T::Acc::neg_infinity();
-    row.fold(
+    row.fold_exact(
         simd,
         least,
         Lanes::<S, T>::splat(simd, least),
