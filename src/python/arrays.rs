@@ -17,7 +17,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyComplex, PyFloat, PyInt, PyList, PyRange, PyTuple};
 
 use super::errors::{type_name, wrong_dtype};
-use crate::view::Matrix;
 
 const FLOATS: &str = "float16, bfloat16, float32 or float64";
 
@@ -93,17 +92,6 @@ impl Dtype {
         }
         BFLOAT16.store(number, Ordering::Relaxed);
         Some(Self::Bf16)
-    }
-
-    /// The dtype of this name, for arguments that name one.
-    pub(super) fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "float16" => Some(Self::F16),
-            "bfloat16" => Some(Self::Bf16),
-            "float32" => Some(Self::F32),
-            "float64" => Some(Self::F64),
-            _ => None,
-        }
     }
 
     pub(super) fn name(self) -> &'static str {
@@ -375,30 +363,6 @@ impl<'py> Array<'py> {
         // SAFETY: a new reference to the descriptor.
         let array = unsafe { self.array.cast(self.dtype.descr(self.py())?, NPY_ARRAY_C_CONTIGUOUS)? };
         Ok(Self { array, dtype: self.dtype })
-    }
-
-    /// An array of at most two dimensions as a matrix, one row where it has one dimension.
-    ///
-    /// # Safety
-    ///
-    /// `T` is the array's dtype, and the array outlives the matrix.
-    pub(super) unsafe fn matrix<'a, T: Copy>(&self) -> Matrix<'a, T> {
-        let item = size_of::<T>().cast_signed();
-        let (rows, cols, row_stride, col_stride) = match (self.shape(), self.strides()) {
-            (&[rows, cols, ..], &[down, across, ..]) => (rows, cols, down / item, across / item),
-            (&[cols], &[across]) => (1, cols, cols, across / item),
-            _ => (1, 1, 1, 1),
-        };
-        // SAFETY: NumPy's shape and strides describe memory that is there; aligned and whole, see `is_plain`.
-        unsafe {
-            Matrix::from_raw_parts(
-                self.data().cast_const().cast(),
-                rows.unsigned_abs(),
-                cols.unsigned_abs(),
-                row_stride,
-                col_stride,
-            )
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The three functions of polyglot-bridge 0.2.0 on lists: Python numbers in, Python numbers out, computed in float64.
 
 use std::format;
+use std::ptr;
 use std::vec::Vec;
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
@@ -35,7 +36,7 @@ fn values_of(array: &Array<'_>) -> PyResult<Vec<f64>> {
     let mut values = std::vec![0.0; array.len()];
     if !values.is_empty() {
         // SAFETY: a contiguous float64 array of as many elements.
-        unsafe { array.data().cast::<f64>().copy_to_nonoverlapping(values.as_mut_ptr(), values.len()) };
+        unsafe { ptr::copy_nonoverlapping(array.data(), values.as_mut_ptr().cast::<u8>(), size_of_val(&values[..])) };
     }
     Ok(values)
 }

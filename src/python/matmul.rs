@@ -15,6 +15,7 @@ use super::output::Output;
 use super::products::{COST, Dims};
 use super::rowwise::KEEP_GIL;
 use crate::error::ShapeError;
+use crate::view::{Matrix, MatrixMut};
 
 /// A matrix of each of a, b and the result.
 type Product = [Block; 3];
@@ -73,8 +74,7 @@ fn product<'py>(call: Call, a: Object<'_, 'py>, b: Object<'_, 'py>, out: Option<
     }
     let width = n * item;
     let down = |target: &NdArray<'py>| match (target.strides(), rows, cols) {
-        ([.., down, _], [_], [_]) => *down,
-        ([.., down], [_], []) => *down,
+        ([.., down, _], [_], [_]) | ([.., down], [_], []) => *down,
         _ => width,
     };
     if m > 1 && down(output.target()) < width || !batch.is_empty() && !output.target().is_c_contiguous() {
@@ -85,8 +85,8 @@ fn product<'py>(call: Call, a: Object<'_, 'py>, b: Object<'_, 'py>, out: Option<
     let small = count as f32 * m as f32 * n as f32 * k as f32 * COST < KEEP_GIL;
     let one = [block(&a, a_face), block(&b, b_face), block(target, [m, n, down(target), item])];
     if batch.is_empty() {
-        // SAFETY: matrices within arrays of this dtype, alive during the call, the last written and apart.
         let work = move || {
+            // SAFETY: matrices within arrays of this dtype, alive during the call, the last written and apart.
             for_dtype!(dtype, T => unsafe {
                 crate::matmul(one[0].matrix::<T>(), one[1].matrix::<T>(), one[2].matrix_mut::<T>())
             })
@@ -104,15 +104,16 @@ fn product<'py>(call: Call, a: Object<'_, 'py>, b: Object<'_, 'py>, out: Option<
     };
     let strides = [steps(&a, a_batch, a_face[2]), steps(&b, b_batch, 0), steps(target, &batch, one[2].row_stride)];
     let products = stack(&one, &[&batch[..], &[m]].concat(), &strides, item);
-    // SAFETY: as above; the products' results are apart.
-    let work = move || {
-        for_dtype!(dtype, T => crate::matmul_batch(products.len(), |index| unsafe {
-            let [a, b, out] = &products[index];
-            (a.matrix::<T>(), b.matrix::<T>(), out.matrix_mut::<T>())
-        }))
-    };
+    let work =
+        move || for_dtype!(dtype, T => crate::matmul_batch(products.len(), |index| matrices::<T>(&products[index])));
     if small { work() } else { py.detach(work) }?;
     output.finish()
+}
+
+/// The matrices of a product.
+fn matrices<'a, T: Copy>([a, b, out]: &Product) -> (Matrix<'a, T>, Matrix<'a, T>, MatrixMut<'a, T>) {
+    // SAFETY: `product` makes these of arrays of this dtype that are alive during the call; results are apart.
+    unsafe { (a.matrix::<T>(), b.matrix::<T>(), out.matrix_mut::<T>()) }
 }
 
 /// The products of a stack; where b is the same for several, those of a lie under one another if strides allow it.

@@ -3,11 +3,13 @@
 
 use std::format;
 use std::ops::Deref;
+use std::string::String;
 use std::vec::Vec;
 
 use numpy::npyffi::npy_intp;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::{PyString, PyStringMethods};
 
 use super::arrays::{Array, Dtype, NdArray, for_dtype, take_all};
 use super::errors::{Shape, wrong_dtype, wrong_shape};
@@ -21,7 +23,6 @@ use crate::float::Float;
 use crate::gemm::driver::Residual;
 use crate::ops::activation::Activation;
 use crate::ops::linear::Epilogue;
-use crate::view::{Matrix, MatrixMut};
 
 /// What one multiplication and addition takes on one core, in nanoseconds, roughly.
 pub(super) const COST: f32 = 0.02;
@@ -55,7 +56,7 @@ impl Names {
 /// The activation of this name.
 pub(super) fn activation_of(op: &str, name: Option<&Bound<'_, PyAny>>) -> PyResult<Activation> {
     let Some(name) = name else { return Ok(Activation::None) };
-    let text = name.cast::<pyo3::types::PyString>().ok().map(|name| name.to_cow()).transpose()?;
+    let text = name.cast::<PyString>().ok().map(PyStringMethods::to_cow).transpose()?;
     match text.as_deref().and_then(Activation::from_name) {
         Some(activation) if activation != Activation::None => Ok(activation),
         _ => {
@@ -67,19 +68,38 @@ pub(super) fn activation_of(op: &str, name: Option<&Bound<'_, PyAny>>) -> PyResu
     }
 }
 
+/// What is added to a product before its activation.
+#[derive(Clone, Copy)]
+pub(super) enum Added {
+    Nothing,
+    /// The elements of this block.
+    Block(Block),
+    /// What the output held before.
+    Out,
+}
+
+impl Added {
+    /// # Safety
+    ///
+    /// As for [`Block::matrix`].
+    pub(super) unsafe fn residual<'a, T: Float>(&self) -> Residual<'a, T> {
+        match self {
+            Self::Nothing => Residual::None,
+            Self::Out => Residual::Out,
+            // SAFETY: the caller's promise.
+            Self::Block(block) => Residual::Matrix(unsafe { block.matrix::<T>() }),
+        }
+    }
+}
+
 /// What turns rows of k values into rows of n values: a weight with a bias and an activation, packed or not.
 pub(super) trait Layer: Sync {
     /// Computes `out`, of n columns, from `x`, of k columns.
     ///
     /// # Safety
     ///
-    /// `T` is the dtype that the call was made with.
-    unsafe fn run<'a, T: Float>(
-        &self,
-        x: Matrix<'a, T>,
-        residual: Residual<'a, T>,
-        out: MatrixMut<'a, T>,
-    ) -> Result<(), ShapeError>;
+    /// The blocks lie in live arrays of `dtype`; nothing but `added` shares memory with `out`.
+    unsafe fn run(&self, dtype: Dtype, x: &Block, added: Added, out: &Block) -> Result<(), ShapeError>;
 }
 
 /// A weight as the caller passed it.
@@ -91,16 +111,13 @@ struct Plain {
 
 impl Layer for Plain {
     #[inline]
-    unsafe fn run<'a, T: Float>(
-        &self,
-        x: Matrix<'a, T>,
-        residual: Residual<'a, T>,
-        out: MatrixMut<'a, T>,
-    ) -> Result<(), ShapeError> {
-        // SAFETY: arrays of this dtype, alive during the call.
-        let (weight, bias) = unsafe { (self.weight.matrix::<T>(), self.bias.map(|bias| bias.slice::<T>())) };
-        let epilogue = Epilogue::new().bias(bias).residual(residual).activation(self.activation);
-        crate::linear(x, weight, epilogue, out)
+    unsafe fn run(&self, dtype: Dtype, x: &Block, added: Added, out: &Block) -> Result<(), ShapeError> {
+        // SAFETY: the caller's promise; weight and bias are of this dtype too, and alive during the call.
+        for_dtype!(dtype, T => unsafe {
+            let bias = self.bias.map(|bias| bias.slice::<T>());
+            let epilogue = Epilogue::new().bias(bias).residual(added.residual::<T>()).activation(self.activation);
+            crate::linear(x.matrix::<T>(), self.weight.matrix::<T>(), epilogue, out.matrix_mut::<T>())
+        })
     }
 }
 
@@ -141,7 +158,7 @@ fn product<'py>(
 fn misfit(names: Names, x: &[npy_intp], weight: &[npy_intp]) -> PyErr {
     let turned = matches!((x.last(), weight), (Some(last), [_, second]) if last == second);
     let hint =
-        if turned { format!("; a weight of shape (out, in) is passed as {}.T", names.weight) } else { "".into() };
+        if turned { format!("; a weight of shape (out, in) is passed as {}.T", names.weight) } else { String::new() };
     let (op, x_name, weight_name) = (names.op, names.x, names.weight);
     let (x, weight) = (Shape(x), Shape(weight));
     PyValueError::new_err(format!(
@@ -151,7 +168,7 @@ fn misfit(names: Names, x: &[npy_intp], weight: &[npy_intp]) -> PyErr {
 }
 
 /// An array of two dimensions as a block.
-fn block_of(array: &NdArray<'_>) -> Block {
+pub(super) fn block_of(array: &NdArray<'_>) -> Block {
     match (array.shape(), array.strides()) {
         (&[rows, cols], &[row_stride, col_stride]) => {
             Block { data: array.data(), rows: rows.unsigned_abs(), cols: cols.unsigned_abs(), row_stride, col_stride }
@@ -240,15 +257,13 @@ pub(super) fn run<'py, L: Layer>(
     let body = move |blocks: &[Block; OPERANDS]| {
         let [x, residual, _, out] = blocks;
         let x = Block { cols: k.unsigned_abs(), ..*x };
+        let added = match (has_residual, in_place) {
+            (false, _) => Added::Nothing,
+            (true, true) => Added::Out,
+            (true, false) => Added::Block(*residual),
+        };
         // SAFETY: blocks of arrays of this dtype, alive during the call; `out` is apart from what is read.
-        for_dtype!(dtype, T => unsafe {
-            let residual = match (has_residual, in_place) {
-                (false, _) => Residual::None,
-                (true, true) => Residual::Out,
-                (true, false) => Residual::Matrix(residual.matrix::<T>()),
-            };
-            layer.run::<T>(x.matrix(), residual, out.matrix_mut())
-        })
+        unsafe { layer.run(dtype, &x, added, out) }
     };
     match plan {
         None => {

@@ -16,12 +16,11 @@ pub(super) fn sum(call: Call, array: &Bound<'_, PyAny>) -> PyResult<f64> {
     if array.len() == 0 {
         return Ok(0.0);
     }
-    let block = match one_block(&array) {
-        Some(block) => block,
-        None => {
-            array = array.contiguous()?;
-            dense(&array)
-        }
+    let block = if let Some(block) = one_block(&array) {
+        block
+    } else {
+        array = array.contiguous()?;
+        dense(&array)
     };
     let dtype = array.dtype();
     // SAFETY: the block lies in `array`, alive during this call.

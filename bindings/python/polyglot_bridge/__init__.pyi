@@ -8,7 +8,47 @@ import numpy as np
 import numpy.typing as npt
 
 __version__: Final[str]
-__all__: list[str]
+__all__ = [
+    "__version__",
+    "clear_cache",
+    "dropout_add",
+    "fused_dropout_add",
+    "fused_layer_norm",
+    "fused_linear",
+    "fused_linear_f32",
+    "fused_linear_relu",
+    "fused_linear_relu_f32",
+    "fused_softmax",
+    "gelu",
+    "get_num_threads",
+    "layer_norm",
+    "linear",
+    "log_softmax",
+    "matmul",
+    "matmul_numpy",
+    "matmul_numpy_f32",
+    "matrix_multiply",
+    "parallel_map_numpy",
+    "parallel_map_numpy_f32",
+    "parallel_transform",
+    "relu",
+    "relu_numpy",
+    "relu_numpy_f32",
+    "rms_norm",
+    "scale",
+    "set_cache_limit",
+    "set_num_threads",
+    "sigmoid",
+    "sigmoid_numpy",
+    "sigmoid_numpy_f32",
+    "silu",
+    "softmax",
+    "sum_of_squares",
+    "sum_of_squares_numpy",
+    "sum_of_squares_numpy_f32",
+    "tanh",
+    "threads",
+]
 
 _Number: TypeAlias = SupportsFloat | SupportsIndex
 _Activation: TypeAlias = Literal["relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"]
