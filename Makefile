@@ -64,8 +64,8 @@ test-examples: $(VENV)/.wheel $(VENV)/.demo  ## README's Python runs as shown; R
 	@set -e; for pair in libm:float32 libm,f16:float16; do \
 		features=$${pair%:*} dtype=$${pair#*:}; \
 		echo "== examples/mlp.rs with $$features, examples/digits.py with $$dtype"; \
-		cargo run --quiet --release --example mlp --no-default-features --features $$features; \
-		cargo run --quiet --release --example mlp --no-default-features --features $$features -- --classes >out/rust-$$dtype.txt; \
+		mlp="cargo run --quiet --profile test --example mlp --no-default-features --features $$features"; \
+		$$mlp; $$mlp -- --classes >out/rust-$$dtype.txt; \
 		$(VENV)/bin/python examples/digits.py --classes $$dtype >out/python-$$dtype.txt; \
 		cmp out/rust-$$dtype.txt out/python-$$dtype.txt; \
 		echo "the same class for each of $$(wc -l <out/rust-$$dtype.txt) digits"; \
