@@ -6,7 +6,7 @@ use std::format;
 use numpy::npyffi::{self, NPY_ARRAY_BEHAVED, NpyTypes, PY_ARRAY_API, PyArray_Descr, npy_intp};
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyInt;
+use pyo3::types::{PyDict, PyInt};
 
 use super::arrays::NdArray;
 use super::errors::type_name;
@@ -40,6 +40,7 @@ pub(super) unsafe fn large<'py>(
     let Some(buffer) = cache::take(bytes) else {
         return Err(PyMemoryError::new_err(format!("no {bytes} bytes for a result")));
     };
+    debug_assert!(buffer.capacity() >= bytes, "the cache gave less than it was asked for");
     let data = buffer.as_mut_ptr();
     let memory = Bound::new(py, Memory { buffer })?;
     // SAFETY: the buffer has room for the elements, is aligned for them, and lives as long as the array's base object,
@@ -112,4 +113,29 @@ pub(super) fn set_cache_limit(bytes: &Bound<'_, PyAny>) -> PyResult<()> {
 #[pyfunction]
 pub(super) fn clear_cache(py: Python<'_>) {
     py.detach(cache::clear);
+}
+
+/// What the cache holds, for those who want to know.
+///
+/// Returns
+/// -------
+/// dict
+///     "buffers" and "bytes" that are kept, the "limit" in bytes, and how often a large result found a buffer ("hits")
+///     and how often it did not ("misses").
+///
+/// Examples
+/// --------
+/// >>> import polyglot_bridge as pb
+/// >>> pb.cache_info()["bytes"] <= pb.cache_info()["limit"]
+/// True
+#[pyfunction]
+pub(super) fn cache_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let cache::Statistics { buffers, bytes, limit, hits, misses } = py.detach(cache::statistics);
+    let info = PyDict::new(py);
+    info.set_item("buffers", buffers)?;
+    info.set_item("bytes", bytes)?;
+    info.set_item("limit", limit)?;
+    info.set_item("hits", hits)?;
+    info.set_item("misses", misses)?;
+    Ok(info)
 }

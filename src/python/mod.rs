@@ -34,7 +34,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         matmul: matmul;
         modern: layer_norm, rms_norm, softmax, log_softmax, relu, sigmoid, tanh, silu, gelu, scale, dropout_add;
         threads: get_num_threads, set_num_threads;
-        memory: set_cache_limit, clear_cache;
+        memory: set_cache_limit, clear_cache, cache_info;
         lists: sum_of_squares, matrix_multiply, parallel_transform;
         matmul: matmul_numpy, matmul_numpy_f32;
         legacy: parallel_map_numpy, parallel_map_numpy_f32, sum_of_squares_numpy, sum_of_squares_numpy_f32;
