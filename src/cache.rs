@@ -47,6 +47,7 @@ impl Buffer {
     }
 
     /// How many bytes there are: what was asked for, or somewhat more.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for the report of what the cache holds"))]
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
@@ -110,6 +111,7 @@ pub(crate) fn clear() {
 }
 
 /// What the cache holds and how often it helped.
+#[cfg_attr(not(test), allow(dead_code, reason = "for the report of what the cache holds"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Statistics {
     /// Buffers that are kept.
@@ -125,6 +127,7 @@ pub(crate) struct Statistics {
 }
 
 /// What the cache holds and how often it helped, at this moment.
+#[cfg_attr(not(test), allow(dead_code, reason = "for the report of what the cache holds"))]
 pub(crate) fn statistics() -> Statistics {
     let limit = limit();
     locked(|shelf| Statistics {

@@ -142,7 +142,7 @@ fn elements<T: Float, M: Float<Acc = T::Acc>, const SELECT: bool>(
     match (residual.flat(), mask.flat()) {
         (Some(residual), Some(mask)) if io.is_dense() => {
             parallel::for_each_elements(io, COST, |rows, cols, block| {
-                run(rows.start, cols.start, block, residual, mask)
+                run(rows.start, cols.start, block, residual, mask);
             });
         }
         _ => parallel::for_each_rows(io, COST, |rows, block| run(rows.start, 0, block, residual, mask)),
