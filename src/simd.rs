@@ -117,17 +117,17 @@ pub(crate) unsafe fn stream<S: Simd, T: Float>(lanes: Lanes<S, T>, target: *mut 
     #[cfg(all(any(target_arch = "x86", target_arch = "x86_64"), target_feature = "sse2"))]
     {
         #[cfg(target_arch = "x86")]
-        use core::arch::x86::*;
+        use core::arch::x86 as arch;
         #[cfg(target_arch = "x86_64")]
-        use core::arch::x86_64::*;
+        use core::arch::x86_64 as arch;
         let source = values.as_ptr();
         // SAFETY: `values` holds a vector of plain bytes, `target` has room for one and is aligned; and a level whose
         // vectors have 32 or 64 bytes has AVX or AVX-512.
         unsafe {
             match Lanes::<S, T>::LEN * size_of::<T>() {
-                64 => _mm512_stream_si512(target.cast(), _mm512_loadu_si512(source.cast())),
-                32 => _mm256_stream_si256(target.cast(), _mm256_loadu_si256(source.cast())),
-                _ => _mm_stream_si128(target.cast(), _mm_loadu_si128(source.cast())),
+                64 => arch::_mm512_stream_si512(target.cast(), arch::_mm512_loadu_si512(source.cast())),
+                32 => arch::_mm256_stream_si256(target.cast(), arch::_mm256_loadu_si256(source.cast())),
+                _ => arch::_mm_stream_si128(target.cast(), arch::_mm_loadu_si128(source.cast())),
             }
         }
     }

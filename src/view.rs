@@ -17,7 +17,7 @@ use crate::simd;
 /// A borrowed matrix of any strides, in elements.
 ///
 /// Made from a slice ([`new`](Matrix::new), or `From`, which gives one row) or as a view of another matrix
-/// ([`transpose`](Matrix::transpose)), so a PyTorch weight of shape (out, in) costs nothing to use as (in, out).
+/// ([`transpose`](Matrix::transpose)), so a `PyTorch` weight of shape (out, in) costs nothing to use as (in, out).
 ///
 /// # Examples
 ///
@@ -649,7 +649,7 @@ impl<S: Simd, T: Float, M: Float<Acc = T::Acc>> Beside<S, T::Acc> for (&[T], &[M
     }
 }
 
-impl<'a, T: Float, U: Float<Acc = T::Acc>> InOut<'a, T, U> {
+impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
     /// The vector that begins at `index`.
     ///
     /// # Safety
@@ -783,7 +783,7 @@ impl<'a, T: Float, U: Float<Acc = T::Acc>> InOut<'a, T, U> {
                 return self.store_first::<S>(result, len);
             }
             // Before the loop, which in place overwrites what this reads.
-            let last = if len % lanes == 0 { None } else { Some(at(self, len - lanes)) };
+            let last = if len.is_multiple_of(lanes) { None } else { Some(at(self, len - lanes)) };
             let mut index = 0;
             if self.stream && simd::can_stream::<S, U>() {
                 // All that lies before the first aligned place, and more.
@@ -927,7 +927,7 @@ impl<T: Float> Row<'_, T> {
         chain: usize,
     ) -> A {
         let lanes = Lanes::<S, T>::LEN;
-        let end = if self.len % lanes == 0 {
+        let end = if self.len.is_multiple_of(lanes) {
             None
         } else {
             let fill = Lanes::<S, T>::splat(simd, fill);
@@ -975,7 +975,7 @@ impl<T: Float> Row<'_, T> {
     }
 }
 
-impl<'a, T: Float> InOut<'a, T> {
+impl<T: Float> InOut<'_, T> {
     /// Replaces each element x by f(x), one by one: for functions that know nothing of vectors.
     #[inline(always)]
     pub(crate) fn map_each(&mut self, f: impl Fn(T) -> T) {
@@ -1094,6 +1094,9 @@ pub(crate) struct Scratch<C> {
     values: [MaybeUninit<C>; SCRATCH],
 }
 
+/// A row on its way into its compute type, and on its way back.
+type Between<'a, T> = (InOut<'a, T, <T as Float>::Acc>, InOut<'a, <T as Float>::Acc, T>);
+
 /// The longest row that [`Scratch`] holds: 16 KiB of stack in f32, little on a microcontroller.
 const SCRATCH: usize = if cfg!(feature = "std") { 4096 } else { 64 };
 
@@ -1110,7 +1113,7 @@ impl<C: Compute> Scratch<C> {
     pub(crate) fn between<'s, T: Float<Acc = C>>(
         &'s mut self,
         row: InOut<'s, T>,
-    ) -> Result<(InOut<'s, T, C>, InOut<'s, C, T>), InOut<'s, T>> {
+    ) -> Result<Between<'s, T>, InOut<'s, T>> {
         let InOut { source, target, len, stream, lifetime: _ } = row;
         let is_native = TypeId::of::<T>() == TypeId::of::<C>();
         let fits = len <= SCRATCH;

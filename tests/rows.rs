@@ -1,6 +1,8 @@
 //! Softmax, log-softmax, layer norm and RMS norm against references in f64: each storage type, layout, CPU level and a
 //! choice of lengths; and the promises they make, one test each.
 
+#![allow(clippy::type_complexity, reason = "the types of two closures")]
+
 mod common;
 
 use common::{

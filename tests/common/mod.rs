@@ -12,7 +12,7 @@ use polyglot_bridge::{Compute, Float, Matrix, MatrixMut};
 static LEVEL: Mutex<()> = Mutex::new(());
 
 /// Every level that this CPU can run, from the scalar fallback to the best.
-pub fn levels() -> Vec<Level> {
+pub(crate) fn levels() -> Vec<Level> {
     let best = Level::try_detect().unwrap_or(Level::baseline());
     let mut levels = vec![Level::fallback()];
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -40,7 +40,7 @@ impl Drop for Restore {
 }
 
 /// Runs `test` at each level of [`levels`], and puts the level back that was in force. One sweep runs at a time.
-pub fn for_each_level(mut test: impl FnMut(Level)) {
+pub(crate) fn for_each_level(mut test: impl FnMut(Level)) {
     let guard = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
     let _restore = Restore { level: simd::level(), _guard: guard };
     for level in levels() {
@@ -50,21 +50,21 @@ pub fn for_each_level(mut test: impl FnMut(Level)) {
 }
 
 /// Holds the level still while `test` runs.
-pub fn at_one_level<R>(test: impl FnOnce() -> R) -> R {
+pub(crate) fn at_one_level<R>(test: impl FnOnce() -> R) -> R {
     let _guard = LEVEL.lock().unwrap_or_else(PoisonError::into_inner);
     test()
 }
 
 /// Pseudo-random numbers that are the same in each run (xorshift64*, Marsaglia 2003).
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -72,58 +72,58 @@ impl Random {
     }
 
     /// Evenly spread over 0..1.
-    pub fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Evenly spread over a range.
-    pub fn uniform(&mut self, range: Range<f64>) -> f64 {
+    pub(crate) fn uniform(&mut self, range: Range<f64>) -> f64 {
         range.start + (range.end - range.start) * self.unit()
     }
 
     /// Normally distributed, mean 0 and variance 1 (Box and Muller 1958).
-    pub fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         (-2.0 * (1.0 - self.unit()).ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos()
     }
 
     /// An integer below `end`.
-    pub fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.bits() >> 16) as usize % end.max(1)
     }
 
     /// `len` normally distributed numbers, each rounded to `T`.
-    pub fn normals<T: Float>(&mut self, len: usize) -> Vec<T> {
+    pub(crate) fn normals<T: Float>(&mut self, len: usize) -> Vec<T> {
         (0..len).map(|_| from_f64(self.normal())).collect()
     }
 }
 
 /// Rounded to `T`.
-pub fn from_f64<T: Float>(value: f64) -> T {
+pub(crate) fn from_f64<T: Float>(value: f64) -> T {
     T::from_acc(T::Acc::from_f64(value))
 }
 
 /// Exact.
-pub fn to_f64<T: Float>(value: T) -> f64 {
+pub(crate) fn to_f64<T: Float>(value: T) -> f64 {
     value.to_acc().into_f64()
 }
 
 /// All of them, exact.
-pub fn all_to_f64<T: Float>(values: &[T]) -> Vec<f64> {
+pub(crate) fn all_to_f64<T: Float>(values: &[T]) -> Vec<f64> {
     values.iter().map(|&value| to_f64(value)).collect()
 }
 
 /// All of them, rounded to `T`.
-pub fn all_from_f64<T: Float>(values: &[f64]) -> Vec<T> {
+pub(crate) fn all_from_f64<T: Float>(values: &[f64]) -> Vec<T> {
     values.iter().map(|&value| from_f64(value)).collect()
 }
 
 /// The relative error that rounding to a compute type may have: 2^-24 or 2^-53.
-pub fn compute_roundoff<T: Float>() -> f64 {
+pub(crate) fn compute_roundoff<T: Float>() -> f64 {
     if size_of::<T::Acc>() == 8 { 2.0_f64.powi(-53) } else { 2.0_f64.powi(-24) }
 }
 
 /// A storage type and the facts of it that tests need.
-pub trait Storage: Float {
+pub(crate) trait Storage: Float {
     const NAME: &'static str;
     /// Bits of the mantissa, the hidden one counted.
     const DIGITS: i32;
@@ -168,7 +168,7 @@ impl Storage for half::bf16 {
 }
 
 /// The exponent of a finite value other than 0, so that 1 <= |value| / 2^exponent < 2.
-pub fn exponent(value: f64) -> i32 {
+pub(crate) fn exponent(value: f64) -> i32 {
     if value.is_subnormal() {
         return exponent(value * 2.0_f64.powi(60)) - 60;
     }
@@ -176,12 +176,12 @@ pub fn exponent(value: f64) -> i32 {
 }
 
 /// 2^exponent, subnormal ones too; 0 below.
-pub fn power_of_two(exponent: i32) -> f64 {
+pub(crate) fn power_of_two(exponent: i32) -> f64 {
     if exponent >= -1022 { 2.0_f64.powi(exponent) } else { 2.0_f64.powi(exponent + 200) * 2.0_f64.powi(-200) }
 }
 
 /// How many floats lie from `a` to `b`; a NaN is 0 from a NaN and far from all else.
-pub fn ulps_f32(a: f32, b: f32) -> u64 {
+pub(crate) fn ulps_f32(a: f32, b: f32) -> u64 {
     if a.is_nan() || b.is_nan() {
         return if a.is_nan() && b.is_nan() { 0 } else { u64::MAX };
     }
@@ -193,7 +193,7 @@ pub fn ulps_f32(a: f32, b: f32) -> u64 {
 }
 
 /// [`ulps_f32`] for f64.
-pub fn ulps_f64(a: f64, b: f64) -> u64 {
+pub(crate) fn ulps_f64(a: f64, b: f64) -> u64 {
     if a.is_nan() || b.is_nan() {
         return if a.is_nan() && b.is_nan() { 0 } else { u64::MAX };
     }
@@ -205,7 +205,7 @@ pub fn ulps_f64(a: f64, b: f64) -> u64 {
 }
 
 /// A sum whose error is far below that of a plain f64 sum (Neumaier 1974).
-pub fn exact_sum(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(crate) fn exact_sum(values: impl IntoIterator<Item = f64>) -> f64 {
     let (mut sum, mut lost) = (0.0_f64, 0.0);
     for value in values {
         let total = sum + value;
@@ -216,12 +216,12 @@ pub fn exact_sum(values: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 /// Lengths around each vector width there is, and around the blocks of the reductions.
-pub const LENGTHS: [usize; 26] =
+pub(crate) const LENGTHS: [usize; 26] =
     [0, 1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 257, 509, 1000, 4099];
 
 /// How the operands of a call lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub(crate) enum Layout {
     Dense,
     /// Gaps between the rows of input and output.
     Strided,
@@ -233,17 +233,18 @@ pub enum Layout {
 }
 
 impl Layout {
-    pub const ALL: [Self; 5] = [Self::Dense, Self::Strided, Self::Transposed, Self::InPlace, Self::InPlaceStrided];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Dense, Self::Strided, Self::Transposed, Self::InPlace, Self::InPlaceStrided];
 }
 
 /// What a test calls: an operation and its twin that works in place.
-pub trait RowOp<T: Float> {
+pub(crate) trait RowOp<T: Float> {
     fn apart(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>);
     fn in_place(&self, x: MatrixMut<'_, T>);
 }
 
 /// A [`RowOp`] of two closures.
-pub struct Op<F, G>(pub F, pub G);
+pub(crate) struct Op<F, G>(pub(crate) F, pub(crate) G);
 
 impl<T: Float, F: Fn(Matrix<'_, T>, MatrixMut<'_, T>), G: Fn(MatrixMut<'_, T>)> RowOp<T> for Op<F, G> {
     fn apart(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) {
@@ -257,7 +258,7 @@ impl<T: Float, F: Fn(Matrix<'_, T>, MatrixMut<'_, T>), G: Fn(MatrixMut<'_, T>)> 
 
 /// Runs `op` on the dense values `x` laid out as `layout` has it; sees that nothing between or behind the rows was
 /// written. The result is dense again.
-pub fn run<T: Float>(op: &impl RowOp<T>, x: &[T], rows: usize, cols: usize, layout: Layout) -> Vec<T> {
+pub(crate) fn run<T: Float>(op: &impl RowOp<T>, x: &[T], rows: usize, cols: usize, layout: Layout) -> Vec<T> {
     const GAP: usize = 3;
     // A value that no operation would write by chance.
     let guard: T = from_f64(-77.0);
