@@ -138,6 +138,8 @@ fn in_place_gives_the_same_bits() {
 #[test]
 fn squares_do_not_see_signs_and_order_hardly() {
     fn property(x: Vec<f32>) -> bool {
+        // The bits of a NaN mean nothing.
+        let x: Vec<f32> = x.into_iter().filter(|x| !x.is_nan()).collect();
         let negated: Vec<f32> = x.iter().map(|x| -x).collect();
         let reversed: Vec<f32> = x.iter().rev().copied().collect();
         let (sum, reversed) = (sum_of_squares(&x[..]), sum_of_squares(&reversed[..]));
