@@ -14,8 +14,10 @@ fn check(property: impl Testable) {
     at_one_level(|| QuickCheck::new().tests(300).quickcheck(property));
 }
 
+/// The bits of each value; of a NaN, whose bits mean nothing, those of one NaN.
 fn bits<T: Float>(values: &[T]) -> Vec<u64> {
-    values.iter().map(|&value| to_f64(value).to_bits()).collect()
+    let bits = |value: f64| if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() };
+    values.iter().map(|&value| bits(to_f64(value))).collect()
 }
 
 fn softmax_of<T: Float>(x: &[T]) -> Vec<T> {
