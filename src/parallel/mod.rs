@@ -32,8 +32,8 @@ const SMALLEST_SPLIT: f32 = 8_000.0;
 const BLOCK_COST: (f32, f32) = (4_000.0, 50_000.0);
 /// A call of medium size becomes about this many blocks.
 const USUAL_BLOCKS: f32 = 32.0;
-/// Counts of blocks are kept in 32 bits.
-const MOST_BLOCKS: usize = 1 << 24;
+/// Counts of blocks are kept in 32 bits, and each thread that panics adds as many once more.
+const MOST_BLOCKS: usize = 1 << 20;
 
 /// `0..count` in `blocks` blocks of `block` items, the last one perhaps shorter.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -5,9 +5,11 @@
 //! halves call after call. When no block is left the caller closes the door and waits only for those who are inside.
 //! A worker that wakes too late finds the door closed and touches nothing, so a call never waits for a thread to wake.
 //!
-//! That is why there is no rayon here. Its `join` and `scope` wait for a job which no worker has started yet, and a
-//! job spawned into its pool costs an allocation and a lock, and wakes a thread through a mutex and a condition
-//! variable even for a call that could do without.
+//! That is why there is no rayon here: its `join` and `scope` wait for a job which no worker has started yet. Medians
+//! on two cores of a virtual Zen 3, busy with other things as well: two empty halves through `install` and `join` on a
+//! pool of two 18 microseconds back to back and 74 after pauses of 300, through `in_place_scope` on a pool of one 35
+//! and 22. Here 16 microseconds of work take 9.4 on two threads back to back, and 17 after a pause, as on one. To wake
+//! a thread takes the caller 9 to 19 there, which is why it is not done for less work than that.
 //!
 //! Nothing but speed hangs on workers: with none of them alive (they could not be started, or this is a forked child)
 //! a call does all its blocks itself.
@@ -47,6 +49,8 @@ const SPIN: Duration = Duration::from_micros(75);
 const YIELD: Duration = Duration::from_micros(3);
 /// How long a caller looks for the last worker to leave before it gives its core away, beyond what a block takes.
 const WAIT: Duration = Duration::from_micros(5);
+/// But not longer than this, however long a block takes.
+const LONGEST_WAIT: Duration = Duration::from_micros(200);
 /// How many others a worker wakes before it starts, so that the time to wake n is the logarithm of n.
 const WAKES: usize = 2;
 
@@ -158,7 +162,11 @@ impl Door {
         unsafe { *self.job.get() = Some(Job { split, body }) };
         self.claims.store(0, Ordering::Relaxed);
         self.state.store(gate::open(threads - 1), Ordering::Release);
-        Opened { door: self, block: (threads <= cores).then(|| Duration::from_nanos(split.cost / split.blocks as u64)) }
+        Opened {
+            door: self,
+            blocks: split.blocks,
+            block: (threads <= cores).then(|| Duration::from_nanos(split.cost / split.blocks as u64)),
+        }
     }
 
     /// Goes in, if the door is open and fewer are inside than may be.
@@ -201,12 +209,17 @@ impl Door {
 /// An open door, in its caller's hands. Dropped, also by a panic, it closes and waits for those inside.
 struct Opened<'a> {
     door: &'a Door,
+    blocks: usize,
     /// How long a block takes; `None` where there are more threads than cores, and who waits should do so asleep.
     block: Option<Duration>,
 }
 
 impl Drop for Opened<'_> {
     fn drop(&mut self) {
+        if thread::panicking() {
+            // The rest is in vain.
+            self.door.give_up(self.blocks);
+        }
         // Acquire: what those who left wrote.
         let state = self.door.state.fetch_and(!gate::OPEN, Ordering::Acquire);
         if gate::inside(state) != 0 {
@@ -219,7 +232,7 @@ impl Opened<'_> {
     fn wait(&self) {
         let state = &self.door.state;
         let is_empty = || gate::inside(state.load(Ordering::Acquire)) == 0;
-        if self.block.is_some_and(|block| spin_until(2 * block + WAIT, is_empty)) {
+        if self.block.is_some_and(|block| spin_until((2 * block + WAIT).min(LONGEST_WAIT), is_empty)) {
             return;
         }
         // Someone's core was taken away, perhaps by this very thread.
@@ -582,6 +595,12 @@ struct Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
+        if thread::panicking() {
+            // The caller's own panic is under way. A worker's must not come out of the next call; nor may dropping it
+            // start yet another.
+            let door = &self.pool.doors[self.index];
+            mem::forget(door.panic.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
         self.pool.open.fetch_and(!(1 << self.index), Ordering::Relaxed);
         self.pool.active.fetch_sub(1, Ordering::Relaxed);
         // Release: the next owner sees all of the above.

@@ -162,6 +162,31 @@ fn a_panic_comes_out_of_the_call() {
 }
 
 #[test]
+fn panics_on_all_threads_at_once() {
+    let helped = (0..2000).any(|_| {
+        let count = AtomicUsize::new(0);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            with_threads(3, || {
+                for_each_block(64, 1, 1e5, |_| {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    // Until another one panics, or nobody came.
+                    let end = Instant::now() + Duration::from_millis(1);
+                    while count.load(Ordering::Relaxed) < 2 && Instant::now() < end {
+                        thread::yield_now();
+                    }
+                    panic!("from everyone");
+                });
+            });
+        }));
+        assert_eq!(result.expect_err("the panic was lost").downcast_ref(), Some(&"from everyone"));
+        // None is left over for the next call.
+        assert!(visits(1000, 1, 1e3).iter().all(|&n| n == 1));
+        count.into_inner() > 1
+    });
+    assert!(helped);
+}
+
+#[test]
 fn numbers_of_threads() {
     let outside = num_threads();
     assert!(outside >= 1);
