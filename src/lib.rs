@@ -62,7 +62,10 @@ pub use ops::layer_norm::{layer_norm, layer_norm_in_place, rms_norm, rms_norm_in
 pub use ops::linear::{Epilogue, linear};
 pub use ops::map::{map, map_in_place, scale, scale_in_place};
 pub use ops::matmul::{matmul, matmul_batch};
+pub use ops::packed_linear::{PackedLinear, pack_constant};
 pub use ops::reduce::sum_of_squares;
+#[cfg(feature = "std")]
+pub use ops::sequential::{Layer, RowOperation, Sequential, Wide};
 pub use ops::softmax::{log_softmax, log_softmax_in_place, softmax, softmax_in_place};
 #[cfg(feature = "parallel")]
 pub use parallel::set_num_threads;

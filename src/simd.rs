@@ -152,6 +152,19 @@ pub(crate) fn finish_stores() {
     }
 }
 
+/// Asks for the cache line at `address`, any address, before it is needed; a hint only.
+#[cfg(feature = "std")]
+#[inline(always)]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse"))]
+    // SAFETY: a prefetch of any address at all does nothing but fill the cache.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse")))]
+    let _ = address;
+}
+
 /// How many vectors a register tile may accumulate in, beside those for its operands, where a cache line takes
 /// `vectors` vectors: AVX-512 has 32 registers, and so has NEON; the other levels have 16, and targets without SIMD
 /// as many as hold 16 numbers.

@@ -183,6 +183,24 @@ impl<'a, T: Copy> Matrix<'a, T> {
         buffer.get(..count).unwrap_or_default()
     }
 
+    /// The same matrix where `U` is `T`.
+    #[cfg(feature = "std")]
+    #[inline(always)]
+    pub(crate) fn same_type<U: Copy + 'static>(self) -> Option<Matrix<'a, U>>
+    where
+        T: 'static,
+    {
+        let Self { data, rows, cols, row_stride, col_stride, .. } = self;
+        (TypeId::of::<T>() == TypeId::of::<U>()).then_some(Matrix {
+            data: data.cast(),
+            rows,
+            cols,
+            row_stride,
+            col_stride,
+            lifetime: PhantomData,
+        })
+    }
+
     #[inline(always)]
     fn offset(&self, row: usize, col: usize) -> *const T {
         // Wrapping: the one-past positions that `block` makes for empty parts need not lie in the allocation.
@@ -356,6 +374,23 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
     pub fn row_mut(&mut self, row: usize) -> Option<&mut [T]> {
         // SAFETY: the row's elements are ours alone, see `from_raw_parts`.
         (row < self.rows).then(|| unsafe { slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.cols) })
+    }
+
+    /// The same matrix where `U` is `T`.
+    #[cfg(feature = "std")]
+    #[inline(always)]
+    pub(crate) fn same_type<U: Copy + 'static>(self) -> Option<MatrixMut<'a, U>>
+    where
+        T: 'static,
+    {
+        let Self { data, rows, cols, row_stride, .. } = self;
+        (TypeId::of::<T>() == TypeId::of::<U>()).then_some(MatrixMut {
+            data: data.cast(),
+            rows,
+            cols,
+            row_stride,
+            lifetime: PhantomData,
+        })
     }
 
     /// The part of the matrix with these rows and columns, cut to what there is.
@@ -1152,6 +1187,72 @@ unsafe fn pad<S: Simd, T: Float>(simd: S, source: *const T, count: usize) -> Lan
         *value = unsafe { *source.add(index) };
     }
     T::load(simd, &values[..Lanes::<S, T>::LEN])
+}
+
+/// The right operand of a register tile: for each step of k, `width` elements side by side of each of `G` panels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strip<'a, W, const G: usize> {
+    panels: [*const W; G],
+    /// From a step's elements of a panel to the next step's.
+    stride: isize,
+    width: usize,
+    steps: usize,
+    lifetime: PhantomData<&'a W>,
+}
+
+impl<'a, W: Copy, const G: usize> Strip<'a, W, G> {
+    /// Packed panels, each step's elements of which follow the former step's. `None` where one is too short.
+    #[inline(always)]
+    pub(crate) fn packed(panels: [&'a [W]; G], steps: usize, width: usize) -> Option<Self> {
+        let fits = panels.iter().all(|panel| panel.len() >= steps * width);
+        let panels = panels.map(|panel| panel.as_ptr());
+        fits.then_some(Self { panels, stride: width as isize, width, steps, lifetime: PhantomData })
+    }
+
+    /// The columns of `weight` from `col` on as they lie. `None` where there are too few, or where the elements of a
+    /// row do not lie side by side.
+    #[inline(always)]
+    pub(crate) fn in_place(weight: Matrix<'a, W>, col: usize, width: usize) -> Option<Self> {
+        let fits = weight.has_contiguous_rows() && col + G * width <= weight.cols;
+        let mut panels = [weight.data; G];
+        for (index, panel) in panels.iter_mut().enumerate() {
+            *panel = weight.offset(0, col + index * width);
+        }
+        let (stride, steps) = (weight.row_stride, weight.rows);
+        fits.then_some(Self { panels, stride, width, steps, lifetime: PhantomData })
+    }
+
+    /// Calls `body` for each step, in order, with the step's element of each of `R` rows of `x`, from `row` on, and the
+    /// step's elements of each panel. False where `x` does not fit: too few rows, another number of columns than there
+    /// are steps, or rows whose elements do not lie side by side. `width` must be the width that the strip was made
+    /// with: it is passed again because here it is a constant.
+    #[inline(always)]
+    pub(crate) fn for_each<'x, A: Copy, const R: usize>(
+        self,
+        x: Matrix<'x, A>,
+        row: usize,
+        width: usize,
+        mut body: impl FnMut([&'x A; R], [&'a [W]; G]),
+    ) -> bool {
+        if width != self.width || x.cols != self.steps || row + R > x.rows || !x.has_contiguous_rows() {
+            return false;
+        }
+        let mut rows = [x.data; R];
+        for (index, start) in rows.iter_mut().enumerate() {
+            *start = x.offset(row + index, 0);
+        }
+        let mut offset = 0;
+        for step in 0..self.steps {
+            // SAFETY: `step` lies within each row, as was just checked, and the step's elements within each panel, as
+            // the constructors checked.
+            unsafe {
+                let values = rows.map(|row| &*row.add(step));
+                body(values, self.panels.map(|panel| slice::from_raw_parts(panel.offset(offset), width)));
+            }
+            offset += self.stride;
+        }
+        true
+    }
 }
 
 /// A cache line of scratch memory, in which kernels lay out numbers and vectors.

@@ -2,7 +2,9 @@
 //! an output's bits depend only on its row, its column, k and the CPU level.
 
 use half::{bf16, f16};
-use polyglot_bridge::{Activation, Epilogue, Float, Matrix, MatrixMut, Residual, linear, matmul};
+use polyglot_bridge::{
+    Activation, Epilogue, Float, Matrix, MatrixMut, PackedLinear, Residual, ShapeError, linear, matmul,
+};
 
 /// Reproducible numbers in -1..1, exact in every type tested.
 fn numbers<T: Float>(len: usize, seed: u64) -> Vec<T> {
@@ -44,7 +46,34 @@ impl Rounding for f64 {
 
 const SIZES: [usize; 12] = [0, 1, 2, 3, 5, 7, 8, 13, 16, 17, 33, 97];
 
-fn against_reference<T: Rounding, W: Rounding + Float<Acc = T::Acc>>() {
+/// x, weight, bias, residual, out and their (m, k, n).
+type Call<T, W> = fn(&[T], &[W], &[W], &[T], &mut [T], (usize, usize, usize)) -> Result<(), ShapeError>;
+
+fn unpacked<T: Float>(
+    x: &[T],
+    w: &[T],
+    bias: &[T],
+    residual: &[T],
+    out: &mut [T],
+    (m, k, n): (usize, usize, usize),
+) -> Result<(), ShapeError> {
+    let epilogue = Epilogue::new().bias(bias).residual(Matrix::new(residual, m, n)?);
+    linear(Matrix::new(x, m, k)?, Matrix::new(w, k, n)?, epilogue, MatrixMut::new(out, m, n)?)
+}
+
+fn wide_packed<W: Float>(
+    x: &[W::Acc],
+    w: &[W],
+    bias: &[W],
+    residual: &[W::Acc],
+    out: &mut [W::Acc],
+    (m, k, n): (usize, usize, usize),
+) -> Result<(), ShapeError> {
+    let layer = PackedLinear::<W>::new(Matrix::new(w, k, n)?, Some(bias), Activation::None)?;
+    layer.forward_wide(Matrix::new(x, m, k)?, Matrix::new(residual, m, n)?, MatrixMut::new(out, m, n)?)
+}
+
+fn against_reference<T: Rounding, W: Rounding>(call: Call<T, W>) {
     for (index, &m) in SIZES.iter().enumerate() {
         for &n in &SIZES {
             for k in [0, 1, 7, 64, 255, 256, 257, 513] {
@@ -52,16 +81,9 @@ fn against_reference<T: Rounding, W: Rounding + Float<Acc = T::Acc>>() {
                     continue;
                 }
                 let (x, w) = (numbers::<T>(m * k, 1), numbers::<W>(k * n, 2));
-                let (bias, residual) = (numbers::<T>(n, 3), numbers::<T>(m * n, 4));
+                let (bias, residual) = (numbers::<W>(n, 3), numbers::<T>(m * n, 4));
                 let mut out = vec![T::ZERO; m * n];
-                let epilogue = Epilogue::new().bias(&bias[..]).residual(Matrix::new(&residual, m, n).unwrap());
-                linear(
-                    Matrix::new(&x, m, k).unwrap(),
-                    Matrix::new(&w, k, n).unwrap(),
-                    epilogue,
-                    MatrixMut::new(&mut out, m, n).unwrap(),
-                )
-                .unwrap();
+                call(&x, &w, &bias, &residual, &mut out, (m, k, n)).unwrap();
                 for row in 0..m {
                     for col in 0..n {
                         let (mut sum, mut size) = (0.0, 0.0);
@@ -84,12 +106,12 @@ fn against_reference<T: Rounding, W: Rounding + Float<Acc = T::Acc>>() {
 
 #[test]
 fn equals_the_reference() {
-    against_reference::<f32, f32>();
-    against_reference::<f64, f64>();
-    against_reference::<f16, f16>();
-    against_reference::<bf16, bf16>();
-    against_reference::<f32, f16>();
-    against_reference::<f32, bf16>();
+    against_reference::<f32, f32>(unpacked);
+    against_reference::<f64, f64>(unpacked);
+    against_reference::<f16, f16>(unpacked);
+    against_reference::<bf16, bf16>(unpacked);
+    against_reference::<f32, f16>(wide_packed);
+    against_reference::<f32, bf16>(wide_packed);
 }
 
 #[test]
@@ -132,4 +154,35 @@ fn residual_in_place_and_activation() {
         linear(x, w, epilogue.residual(Residual::Out), MatrixMut::new(&mut in_place, 5, 21).unwrap()).unwrap();
         assert_eq!(apart, in_place);
     }
+}
+
+fn packed_equals_unpacked<T: Rounding>() {
+    for (m, k, n) in [(1, 64, 32), (1, 300, 257), (2, 0, 5), (5, 257, 16), (40, 513, 33), (130, 700, 250)] {
+        let (x, w, residual) = (numbers::<T>(m * k, 1), numbers::<T>(k * n, 2), numbers::<T>(m * n, 3));
+        let bias: Vec<T> = numbers(n, 4);
+        let (x, w) = (Matrix::new(&x, m, k).unwrap(), Matrix::new(&w, k, n).unwrap());
+        let residual = Matrix::new(&residual, m, n).unwrap();
+        let layer = PackedLinear::<T>::new(w, Some(&bias), Activation::Relu).unwrap();
+        let mut packed = vec![T::ZERO; m * n];
+        layer.forward(x, residual, MatrixMut::new(&mut packed, m, n).unwrap()).unwrap();
+        let epilogue = Epilogue::new().bias(&bias[..]).residual(residual).activation(Activation::Relu);
+        let mut unpacked = vec![T::ZERO; m * n];
+        linear(x, w, epilogue, MatrixMut::new(&mut unpacked, m, n).unwrap()).unwrap();
+        assert_eq!(packed, unpacked, "{m}x{k}x{n}");
+        let mut again = vec![T::ZERO; k * n];
+        layer.unpack(MatrixMut::new(&mut again, k, n).unwrap()).unwrap();
+        assert_eq!(Some(&again[..]), w.as_slice());
+        let bias = layer.bias().unwrap();
+        let borrowed = PackedLinear::<T>::from_packed(layer.panels(), (k, n), Some(bias), Activation::Relu).unwrap();
+        borrowed.clone().forward(x, residual, MatrixMut::new(&mut unpacked, m, n).unwrap()).unwrap();
+        assert_eq!(packed, unpacked);
+    }
+}
+
+#[test]
+fn a_packed_layer_gives_the_same_bits() {
+    packed_equals_unpacked::<f32>();
+    packed_equals_unpacked::<f64>();
+    packed_equals_unpacked::<f16>();
+    packed_equals_unpacked::<bf16>();
 }

@@ -1,7 +1,7 @@
 //! The matrix product under `linear`, `matmul` and `PackedLinear`: [`tile`] works in registers, [`pack`] lays operands
 //! out for the cache, [`driver`] cuts a product into blocks and hands them to threads.
 //!
-//! Each output is computed in one fixed order, whatever path computes it: k is cut into blocks of [`DEPTH`], each
+//! Each output is computed in one fixed order, whatever path computes it: k is cut into equal blocks of at most [`DEPTH`], each
 //! block is a chain of multiply-adds from zero in order of k, and the blocks are added in order. So its bits depend
 //! on its row, its column, k and the CPU level alone: not on the other rows and columns, not on how operands lie in
 //! memory, not on threads.
@@ -12,7 +12,8 @@ pub(crate) mod pack;
 pub(crate) mod scratch;
 pub(crate) mod tile;
 
-/// The length of a block of k. Part of what a result's bits depend on.
+/// The most steps of a block of k: two vectors of columns of f32 over as many steps take half of a first-level cache,
+/// and stay there while rows pass. Part of what a result's bits depend on.
 pub(crate) const DEPTH: usize = 256;
 
 /// The columns of a panel of a packed weight whose compute type is `C`: one cache line of them, at every CPU level.

@@ -1,60 +1,148 @@
 //! Lays operands out for the tile: panels of a weight, rows of an input. Knows no registers and no threads.
 
-use fearless_simd::{Simd, SimdBase};
+#[cfg(feature = "std")]
+pub(crate) use blocks::{pack_panels, pack_rows, widen_panel};
 
 use super::panel_width;
-use crate::float::{Compute, Float};
+use crate::float::Float;
 use crate::view::Matrix;
 
-/// Lays out `weight`, a block of k by at most one panel of columns, as a panel of its compute type: row after row,
-/// zeros past the last column. `panel` holds as many rows as `weight` has.
-#[inline(always)]
-pub(crate) fn pack_panel<S: Simd, W: Float>(simd: S, weight: Matrix<'_, W>, panel: &mut [W::Acc]) {
-    let lanes = <W::Acc as Compute>::Lanes::<S>::LEN;
-    let width = panel_width::<W::Acc>();
-    let cols = weight.cols();
-    for (step, target) in panel.chunks_exact_mut(width).enumerate() {
-        match weight.row(step) {
-            Some(row) if row.len() == width => {
-                for (target, source) in target.chunks_exact_mut(lanes).zip(row.chunks_exact(lanes)) {
-                    <W::Acc as Float>::store::<S>(W::load(simd, source), target);
+/// What a block packs into scratch memory.
+#[cfg(feature = "std")]
+mod blocks {
+    use fearless_simd::{Simd, SimdBase};
+
+    use super::panel_width;
+    use crate::float::{Compute, Float, Lanes, MAX_LANES};
+    use crate::simd;
+    use crate::view::Matrix;
+
+    /// How many rows ahead of their use the lines of a weight are asked for: each lies in a page of its own, which the
+    /// CPU does not foresee.
+    const ROWS_AHEAD: usize = 6;
+
+    /// Lays out a block of a weight as panels of its compute type: panel after panel, row after row, zeros past the
+    /// last column.
+    #[inline(always)]
+    pub(crate) fn pack_panels<S: Simd, W: Float>(simd: S, weight: Matrix<'_, W>, panels: &mut [W::Acc]) {
+        let lanes = Lanes::<S, W>::LEN;
+        let width = const { panel_width::<W::Acc>() };
+        let (steps, cols) = weight.shape();
+        let panel_len = (steps * width).max(1);
+        let whole = cols / width;
+        let columns = weight.transpose();
+        if weight.has_contiguous_rows() {
+            for step in 0..steps {
+                let (Some(row), ahead) = (weight.row(step), weight.row(step + ROWS_AHEAD)) else { return };
+                if let Some(ahead) = ahead {
+                    for line in ahead.chunks(64 / size_of::<W>().max(1)) {
+                        simd::prefetch(line.as_ptr());
+                    }
+                }
+                for (source, panel) in row.chunks_exact(width).zip(panels.chunks_exact_mut(panel_len)) {
+                    let Some(target) = panel.get_mut(step * width..(step + 1) * width) else { return };
+                    for (target, source) in target.chunks_exact_mut(lanes).zip(source.chunks_exact(lanes)) {
+                        <W::Acc as Float>::store::<S>(W::load(simd, source), target);
+                    }
                 }
             }
-            _ => {
-                for (col, target) in target.iter_mut().enumerate() {
-                    *target = if col < cols { weight.get(step, col).unwrap_or(W::ZERO).to_acc() } else { W::Acc::ZERO };
+        } else {
+            for (index, panel) in panels.chunks_exact_mut(panel_len).take(whole).enumerate() {
+                transpose(simd, columns.block(index * width..(index + 1) * width, 0..steps), panel, width);
+            }
+        }
+        if cols == whole * width {
+            return;
+        }
+        let Some(last) = panels.chunks_exact_mut(panel_len).nth(whole) else { return };
+        last.fill(W::Acc::ZERO);
+        transpose(simd, columns.block(whole * width..cols, 0..steps), last, width);
+    }
+
+    /// Widens a panel, or part of one, to its compute type.
+    #[inline(always)]
+    pub(crate) fn widen_panel<S: Simd, W: Float>(simd: S, source: &[W], target: &mut [W::Acc]) {
+        let lanes = Lanes::<S, W>::LEN;
+        for (target, source) in target.chunks_exact_mut(lanes).zip(source.chunks_exact(lanes)) {
+            <W::Acc as Float>::store::<S>(W::load(simd, source), target);
+        }
+    }
+
+    /// Lays out `x` in its compute type, row after row.
+    #[inline(always)]
+    pub(crate) fn pack_rows<S: Simd, T: Float>(simd: S, x: Matrix<'_, T>, target: &mut [T::Acc]) {
+        let lanes = Lanes::<S, T>::LEN;
+        let (rows, cols) = x.shape();
+        if !x.has_contiguous_rows() {
+            return transpose(simd, x.transpose(), target, cols);
+        }
+        for (row, target) in target.chunks_exact_mut(cols.max(1)).take(rows).enumerate() {
+            let Some(source) = x.row(row) else { return };
+            let mut targets = target.chunks_exact_mut(lanes);
+            let mut sources = source.chunks_exact(lanes);
+            for (target, source) in targets.by_ref().zip(sources.by_ref()) {
+                <T::Acc as Float>::store::<S>(T::load(simd, source), target);
+            }
+            for (target, source) in targets.into_remainder().iter_mut().zip(sources.remainder()) {
+                *target = source.to_acc();
+            }
+        }
+    }
+
+    /// Writes element (i, j) of `source` to `j * stride + i` of `target`: squares of as many rows as a vector has lanes
+    /// are exchanged in registers where the rows of `source` are contiguous.
+    #[inline(always)]
+    fn transpose<S: Simd, T: Float>(simd: S, source: Matrix<'_, T>, target: &mut [T::Acc], stride: usize) {
+        let lanes = Lanes::<S, T>::LEN;
+        let (rows, cols) = source.shape();
+        let (mut whole_rows, mut whole_cols) = (0, 0);
+        if source.has_contiguous_rows() {
+            (whole_rows, whole_cols) = (rows / lanes * lanes, cols / lanes * lanes);
+            for row in (0..whole_rows).step_by(lanes) {
+                let mut sources: [&[T]; MAX_LANES] = [&[]; MAX_LANES];
+                for (lane, slice) in sources.iter_mut().enumerate().take(lanes) {
+                    *slice = source.row(row + lane).and_then(|row| row.get(..whole_cols)).unwrap_or(&[]);
+                }
+                for col in (0..whole_cols).step_by(lanes) {
+                    let mut square = [Lanes::<S, T>::splat(simd, T::Acc::ZERO); MAX_LANES];
+                    for lane in 0..lanes {
+                        let Some(part) = sources[lane].get(col..col + lanes) else { return };
+                        square[lane] = T::load(simd, part);
+                    }
+                    let square = exchange::<S, T::Acc>(square);
+                    for lane in 0..lanes {
+                        let start = (col + lane) * stride + row;
+                        let Some(part) = target.get_mut(start..start + lanes) else { return };
+                        <T::Acc as Float>::store::<S>(square[lane], part);
+                    }
+                }
+            }
+        }
+        for row in 0..rows {
+            for col in if row < whole_rows { whole_cols } else { 0 }..cols {
+                if let (Some(target), Some(value)) = (target.get_mut(col * stride + row), source.get(row, col)) {
+                    *target = value.to_acc();
                 }
             }
         }
     }
-}
 
-/// Widens a panel, or part of one, to its compute type.
-#[inline(always)]
-pub(crate) fn widen_panel<S: Simd, W: Float>(simd: S, source: &[W], target: &mut [W::Acc]) {
-    let lanes = <W::Acc as Compute>::Lanes::<S>::LEN;
-    for (target, source) in target.chunks_exact_mut(lanes).zip(source.chunks_exact(lanes)) {
-        <W::Acc as Float>::store::<S>(W::load(simd, source), target);
-    }
-}
-
-/// Widens a row of `x` into `target`, which is as long.
-#[inline(always)]
-pub(crate) fn pack_row<S: Simd, T: Float>(simd: S, x: Matrix<'_, T>, row: usize, target: &mut [T::Acc]) {
-    let lanes = <T::Acc as Compute>::Lanes::<S>::LEN;
-    if let Some(source) = x.row(row) {
-        let mut targets = target.chunks_exact_mut(lanes);
-        let mut sources = source.chunks_exact(lanes);
-        for (target, source) in targets.by_ref().zip(sources.by_ref()) {
-            <T::Acc as Float>::store::<S>(T::load(simd, source), target);
+    /// Exchanges rows and columns of a square of vectors: interleaving each with the one half the square on, as often
+    /// as it takes to move each number to its place.
+    #[inline(always)]
+    fn exchange<S: Simd, C: Compute>(mut square: [C::Lanes<S>; MAX_LANES]) -> [C::Lanes<S>; MAX_LANES] {
+        let lanes = C::Lanes::<S>::LEN;
+        let mut round = 1;
+        while round < lanes {
+            let former = square;
+            for index in 0..lanes / 2 {
+                let (low, high) = former[index].interleave(former[index + lanes / 2]);
+                square[2 * index] = low;
+                square[2 * index + 1] = high;
+            }
+            round *= 2;
         }
-        for (target, source) in targets.into_remainder().iter_mut().zip(sources.remainder()) {
-            *target = source.to_acc();
-        }
-        return;
-    }
-    for (col, target) in target.iter_mut().enumerate() {
-        *target = x.get(row, col).unwrap_or(T::ZERO).to_acc();
+        square
     }
 }
 
@@ -64,5 +152,25 @@ pub(crate) const fn packed_len<C>(k: usize, n: usize) -> Option<usize> {
     match n.div_ceil(width).checked_mul(width) {
         Some(cols) => cols.checked_mul(k),
         None => None,
+    }
+}
+
+/// Packs a whole weight in panels of its storage type, which may be another than it has now.
+pub(crate) fn pack<V: Float, W: Float<Acc = V::Acc>>(weight: Matrix<'_, V>, panels: &mut [W]) {
+    let width = panel_width::<V::Acc>();
+    let (rows, cols) = weight.shape();
+    let convert = |value: V| W::from_acc(value.to_acc());
+    for (index, panel) in panels.chunks_exact_mut((rows * width).max(1)).enumerate() {
+        let cols = index * width..((index + 1) * width).min(cols);
+        let columns = weight.block(0..rows, cols).transpose();
+        for col in 0..width {
+            let targets = panel.iter_mut().skip(col).step_by(width);
+            match columns.row(col) {
+                Some(column) => targets.zip(column).for_each(|(target, &value)| *target = convert(value)),
+                None => targets.enumerate().for_each(|(row, target)| {
+                    *target = columns.get(col, row).map_or(W::ZERO, convert);
+                }),
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::error::ShapeError;
 use crate::float::Float;
-use crate::gemm::driver::{Bias, Product, Residual, Weight};
+use crate::gemm::driver::{Bias, Finish, Product, Residual, Weight};
 use crate::ops::activation::Activation;
 use crate::view::{Matrix, MatrixMut};
 
@@ -68,12 +68,12 @@ impl<'a, T> From<Matrix<'a, T>> for Residual<'a, T> {
 /// `out = activation(x @ weight + bias + residual)`, for x of shape (m, k), weight of shape (k, n), a bias of n values
 /// and residual and out of shape (m, n).
 ///
-/// Sums are kept in the compute type of `T` (f32 for f16 and bf16) and rounded once. The weight may be stored in
-/// another type with the same compute type: f16 weights under f32 activations, say. Operands may have any strides; a
-/// PyTorch weight of shape (n, k) is passed as its [`transpose`](Matrix::transpose).
+/// Sums are kept in the compute type of `T` (f32 for f16 and bf16) and rounded once.
+/// Operands may have any strides; a PyTorch weight of shape (n, k) is passed as its [`transpose`](Matrix::transpose).
+/// A weight that is used again and again is better packed: [`PackedLinear`](crate::PackedLinear).
 ///
-/// Each output is the sum over blocks of 256 steps of k of chains of fused multiply-adds (multiply, then add, at CPU
-/// levels without them), so its bits depend only on its row, its column, k and the CPU level, and its error is at most
+/// k is cut into equal blocks of at most 256 steps. Each output is the sum of one chain of fused multiply-adds a block
+/// (multiply, then add, at CPU levels without them), so its bits depend only on its row, its column, k and the CPU level, and its error is at most
 /// k u sum(|x| |w|), u the compute type's unit roundoff (N. J. Higham, Accuracy and Stability of Numerical Algorithms,
 /// section 3.1).
 ///
@@ -103,7 +103,8 @@ pub fn linear<'a, T: Float>(
     let (x, weight, out) = (x.into(), weight.into(), out.into());
     let bias = epilogue.bias.map_or(Bias::None, Bias::Stored);
     let Epilogue { residual, activation, .. } = epilogue;
-    let product = Product { x, weight: Weight::Matrix(weight), bias, residual, activation };
+    let finish = Finish { bias, residual, activation };
+    let product = Product { x, weight: Weight::Matrix(weight), finish };
     check("linear", &product, &out)?;
     T::product(product, out, true);
     Ok(())
@@ -118,12 +119,12 @@ pub(crate) fn check<T: Float, W: Float>(
     let (rows, k) = product.x.shape();
     let (weight_rows, cols) = product.weight.shape();
     ShapeError::check(op, "weight", (weight_rows, cols), (k, cols))?;
-    match product.bias {
+    match product.finish.bias {
         Bias::None => {}
         Bias::Stored(bias) => ShapeError::check(op, "bias", (1, bias.len()), (1, cols))?,
         Bias::Computed(bias) => ShapeError::check(op, "bias", (1, bias.len()), (1, cols))?,
     }
-    if let Residual::Matrix(residual) = product.residual {
+    if let Residual::Matrix(residual) = product.finish.residual {
         ShapeError::check(op, "residual", residual.shape(), (rows, cols))?;
     }
     ShapeError::check(op, "out", out.shape(), (rows, cols))

@@ -2,7 +2,7 @@
 
 use crate::error::ShapeError;
 use crate::float::Float;
-use crate::gemm::driver::{self, Bias, Product, Residual, Weight};
+use crate::gemm::driver::{self, Bias, Finish, Product, Residual, Weight};
 use crate::ops::activation::Activation;
 use crate::parallel;
 use crate::view::{Matrix, MatrixMut};
@@ -84,8 +84,6 @@ fn product<'a, T: Float>(
     Ok(Product {
         x: a,
         weight: Weight::Matrix(b),
-        bias: Bias::None,
-        residual: Residual::None,
-        activation: Activation::None,
+        finish: Finish { bias: Bias::None, residual: Residual::None, activation: Activation::None },
     })
 }

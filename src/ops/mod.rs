@@ -6,5 +6,8 @@ pub(crate) mod layer_norm;
 pub(crate) mod linear;
 pub(crate) mod map;
 pub(crate) mod matmul;
+pub(crate) mod packed_linear;
 pub(crate) mod reduce;
+#[cfg(feature = "std")]
+pub(crate) mod sequential;
 pub(crate) mod softmax;
