@@ -132,6 +132,10 @@ impl<'a, T: Copy> Matrix<'a, T> {
     /// A row as a slice, where its elements lie side by side; `None` outside the matrix or where they do not.
     #[inline(always)]
     pub fn row(&self, row: usize) -> Option<&'a [T]> {
+        if self.cols == 0 {
+            // Any stride is legal here, so the place of the row may be none at all.
+            return (row < self.rows).then_some(&[]);
+        }
         // SAFETY: the row's elements are valid for reads during 'a and lie side by side.
         (row < self.rows && self.has_contiguous_rows())
             .then(|| unsafe { slice::from_raw_parts(self.offset(row, 0), self.cols) })
@@ -145,7 +149,10 @@ impl<'a, T: Copy> Matrix<'a, T> {
 
     /// All elements as one slice where they lie side by side, row after row.
     pub fn as_slice(&self) -> Option<&'a [T]> {
-        let dense = self.rows <= 1 || self.cols == 0 || self.row_stride == self.cols as isize;
+        if self.rows == 0 || self.cols == 0 {
+            return Some(&[]);
+        }
+        let dense = self.rows <= 1 || self.row_stride == self.cols as isize;
         // SAFETY: rows * cols elements, each valid, side by side.
         (dense && self.has_contiguous_rows())
             .then(|| unsafe { slice::from_raw_parts(self.data, self.rows * self.cols) })
@@ -204,7 +211,9 @@ impl<'a, T: Copy> Matrix<'a, T> {
     #[inline(always)]
     fn offset(&self, row: usize, col: usize) -> *const T {
         // Wrapping: the one-past positions that `block` makes for empty parts need not lie in the allocation.
-        self.data.wrapping_offset(row as isize * self.row_stride + col as isize * self.col_stride)
+        let (down, across) = (row as isize, col as isize);
+        let offset = down.wrapping_mul(self.row_stride).wrapping_add(across.wrapping_mul(self.col_stride));
+        self.data.wrapping_offset(offset)
     }
 }
 
@@ -372,6 +381,9 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
     /// A row; `None` outside the matrix.
     #[inline(always)]
     pub fn row_mut(&mut self, row: usize) -> Option<&mut [T]> {
+        if self.cols == 0 {
+            return (row < self.rows).then_some(&mut []);
+        }
         // SAFETY: the row's elements are ours alone, see `from_raw_parts`.
         (row < self.rows).then(|| unsafe { slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.cols) })
     }
@@ -399,7 +411,7 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
         let (row_end, col_end) = (rows.end.min(self.rows), cols.end.min(self.cols));
         let (row, col) = (rows.start.min(row_end), cols.start.min(col_end));
         MatrixMut {
-            data: self.data.wrapping_add(row * self.row_stride + col),
+            data: self.data.wrapping_add(row.wrapping_mul(self.row_stride).wrapping_add(col)),
             rows: row_end - row,
             cols: col_end - col,
             row_stride: self.row_stride,
@@ -441,7 +453,7 @@ impl<T: Copy> SharedMut<'_, T> {
         let (row_end, col_end) = (rows.end.min(self.0.rows), cols.end.min(self.0.cols));
         let (row, col) = (rows.start.min(row_end), cols.start.min(col_end));
         MatrixMut {
-            data: self.0.data.wrapping_add(row * self.0.row_stride + col),
+            data: self.0.data.wrapping_add(row.wrapping_mul(self.0.row_stride).wrapping_add(col)),
             rows: row_end - row,
             cols: col_end - col,
             row_stride: self.0.row_stride,

@@ -95,6 +95,8 @@ pub(crate) fn for_each_rows<T: Float>(
     body: impl Fn(Range<usize>, InOutMatrix<'_, T>) + Sync,
 ) {
     let (rows, cols) = io.shape();
+    // Rows of nothing may be more than anyone can count.
+    let rows = if cols == 0 { 0 } else { rows };
     let shared = io.share();
     for_each_block(rows, 1, cost * cols as f32, |rows| {
         // SAFETY: the ranges of one `for_each_block` do not overlap.
