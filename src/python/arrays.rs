@@ -94,6 +94,17 @@ impl Dtype {
         Some(Self::Bf16)
     }
 
+    /// The dtype of this name, for arguments that name one.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "float16" => Some(Self::F16),
+            "bfloat16" => Some(Self::Bf16),
+            "float32" => Some(Self::F32),
+            "float64" => Some(Self::F64),
+            _ => None,
+        }
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::F16 => "float16",
@@ -109,6 +120,12 @@ impl Dtype {
             Self::F32 => 4,
             Self::F64 => 8,
         }
+    }
+
+    /// The native NumPy dtype object.
+    pub(super) fn object(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        // SAFETY: a new reference to an object.
+        Ok(unsafe { Bound::from_owned_ptr(py, self.descr(py)?.cast()) })
     }
 
     /// The native NumPy descriptor, a new reference.
@@ -355,6 +372,16 @@ impl<'py> Array<'py> {
         self.dtype
     }
 
+    /// The array in another dtype: itself where it is of that.
+    pub(super) fn cast_to(&self, dtype: Dtype) -> PyResult<Self> {
+        if self.dtype == dtype {
+            return Ok(self.clone());
+        }
+        // SAFETY: a new reference to the descriptor.
+        let array = unsafe { self.array.cast(dtype.descr(self.py())?, 0)? };
+        Ok(Self { array, dtype })
+    }
+
     /// The array with its elements side by side in C order: itself where they are, else a copy.
     pub(super) fn contiguous(&self) -> PyResult<Self> {
         if self.is_c_contiguous() {
@@ -406,6 +433,17 @@ pub(super) fn take_all<'py, const N: usize>(
 #[cold]
 fn missing(op: &str, name: &str) -> PyErr {
     PyTypeError::new_err(format!("{op}: {name} must be an array, not None"))
+}
+
+/// Takes one argument that must be an array of floats; what brings no float dtype of its own becomes `dtype`.
+#[inline]
+pub(super) fn take_as<'py>(op: &str, name: &str, object: &Bound<'py, PyAny>, dtype: Dtype) -> PyResult<Array<'py>> {
+    if let Some(array) = Array::ready(object) {
+        return Ok(array);
+    }
+    let candidate = Candidate::new(op, name, object)?;
+    let dtype = candidate.dtype.filter(|_| candidate.strong).unwrap_or(dtype);
+    candidate.settle(op, dtype)
 }
 
 /// Takes an array or a sequence of numbers of any real dtype as float64.

@@ -7,6 +7,7 @@
 mod arguments;
 mod arrays;
 mod errors;
+mod layers;
 mod layout;
 mod legacy;
 mod lists;
@@ -43,5 +44,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         legacy: fused_dropout_add, fused_layer_norm, fused_softmax;
     }
     module.add_class::<threads::Threads>()?;
+    module.add_class::<layers::Linear>()?;
+    // Not public: what pickles call.
+    module.setattr("_linear", wrap_pyfunction!(layers::_linear, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }
