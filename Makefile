@@ -18,7 +18,7 @@ TEST_PACKAGES := pytest scipy hypothesis ml_dtypes
 LINT_PACKAGES := mypy ruff
 
 # The tests run once for each of these.
-TESTED_FEATURES := libm libm,f16 std std,f16,parallel
+TESTED_FEATURES := libm,f16 std,f16,parallel
 # Every combination that differs and can be built; `make lint` goes over them.
 ALL_FEATURES := libm libm,f16 std std,libm std,f16 std,libm,f16 parallel parallel,libm parallel,f16 python python,libm
 
