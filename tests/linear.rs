@@ -1,6 +1,8 @@
 //! linear and matmul against a naive f64 reference, over dtypes, shapes, strides and CPU levels, and the promise that
 //! an output's bits depend only on its row, its column, k and the CPU level.
 
+#![cfg(all(feature = "std", feature = "f16"))]
+
 use half::{bf16, f16};
 use polyglot_bridge::{
     Activation, Epilogue, Float, Matrix, MatrixMut, PackedLinear, Residual, ShapeError, linear, matmul,
