@@ -13,7 +13,7 @@ use crate::view::{Matrix, MatrixMut};
 /// ```
 /// use polyglot_bridge::{Activation, Epilogue};
 ///
-/// let epilogue = Epilogue::new().bias(&[0.5_f32, -0.5]).activation(Activation::Relu);
+/// let epilogue = Epilogue::new().bias(&[0.5_f32, -0.5][..]).activation(Activation::Relu);
 /// assert_eq!(epilogue.activation, Activation::Relu);
 /// ```
 #[derive(Clone, Copy, Debug)]
