@@ -1,0 +1,572 @@
+//! The functions of one number against references, within the bounds that ACCURACY.md states: it is read here. f32
+//! against f64 functions of the C library and of `libm`, f64 against vectors that tools/reference_vectors.py wrote with
+//! mpmath; f16 and bf16, each there is, like f32. All of it at each CPU level.
+//!
+//! Vectors were preferred to the crate rug: they need no C compiler and no GMP, so they run wherever the crate does, and
+//! the hard inputs, once found, stay found. What rug could do beyond them, more random inputs, the f32 sweep does: the
+//! f64 functions are the same source with other constants.
+
+mod common;
+
+use std::fmt::{self, Display};
+
+use common::{
+    LENGTHS, Layout, Op, Random, Storage, all_from_f64, all_to_f64, at_one_level, exponent, for_each_level, from_f64,
+    power_of_two, run, to_f64,
+};
+use fearless_simd::{Simd, SimdBase, dispatch};
+use polyglot_bridge::simd::{self, Level};
+use polyglot_bridge::{Activation, Compute, Matrix, MatrixMut, ShapeError, activate, activate_in_place, math};
+
+/// What a row of ACCURACY.md allows.
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    Ulps(f64),
+    Absolute(f64),
+}
+
+/// Where a row of ACCURACY.md holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Everywhere,
+    AboveMinusTwo,
+    UpToMinusTwo,
+    NormalSigmoid,
+    SubnormalSigmoid,
+}
+
+impl Place {
+    fn contains(self, x: f64, least_exponent: i32) -> bool {
+        // The largest x whose sigmoid, about e^x, is subnormal.
+        let edge = f64::from(least_exponent) * std::f64::consts::LN_2;
+        match self {
+            Self::Everywhere => true,
+            Self::AboveMinusTwo => x > -2.0,
+            Self::UpToMinusTwo => x <= -2.0,
+            Self::NormalSigmoid => x >= edge,
+            Self::SubnormalSigmoid => x < edge,
+        }
+    }
+}
+
+/// The rows of ACCURACY.md's first table for one function and one type.
+fn bounds(function: &str, column: usize) -> Vec<(Place, Bound)> {
+    let table = include_str!("../ACCURACY.md").lines().skip_while(|line| !line.starts_with('|'));
+    let mut found = Vec::new();
+    for line in table.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        if cells[1] != function || cells[column + 2].is_empty() {
+            continue;
+        }
+        let place = match cells[2] {
+            "everywhere" => Place::Everywhere,
+            "x > -2" => Place::AboveMinusTwo,
+            "x <= -2" => Place::UpToMinusTwo,
+            "sigmoid(x) normal" => Place::NormalSigmoid,
+            "sigmoid(x) subnormal" => Place::SubnormalSigmoid,
+            other => panic!("ACCURACY.md: unknown place {other}"),
+        };
+        let bound = match cells[column + 2].strip_prefix("2^") {
+            Some(exponent) => Bound::Absolute(power_of_two(exponent.parse().expect("an exponent"))),
+            None => Bound::Ulps(cells[column + 2].parse().expect("a number of ULP")),
+        };
+        found.push((place, bound));
+    }
+    assert!(!found.is_empty(), "ACCURACY.md has no row for {function}");
+    found
+}
+
+/// The worst error found in one place.
+#[derive(Clone, Copy, Debug)]
+struct Worst {
+    bound: Bound,
+    place: Place,
+    /// In the bound's unit.
+    error: f64,
+    input: f64,
+    found: f64,
+}
+
+impl Display for Worst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { error, input, found, place, .. } = self;
+        match self.bound {
+            Bound::Ulps(_) => write!(f, "{error:.3} ULP at {input:e} ({place:?}), where it gives {found:e}"),
+            Bound::Absolute(_) => write!(f, "2^{:.2} at {input:e} ({place:?})", error.log2()),
+        }
+    }
+}
+
+/// A type that functions are checked in.
+trait Checked: Storage {
+    /// Its column in ACCURACY.md, after function and place.
+    const COLUMN: usize;
+
+    /// A function that is no operation on arrays.
+    fn apply_function(function: &str, values: &mut [Self]);
+}
+
+impl Checked for f32 {
+    const COLUMN: usize = 1;
+
+    fn apply_function(function: &str, values: &mut [Self]) {
+        apply_function(function, values);
+    }
+}
+
+impl Checked for f64 {
+    const COLUMN: usize = 2;
+
+    fn apply_function(function: &str, values: &mut [Self]) {
+        apply_function(function, values);
+    }
+}
+
+#[cfg(feature = "f16")]
+impl Checked for half::f16 {
+    const COLUMN: usize = 3;
+
+    fn apply_function(function: &str, _: &mut [Self]) {
+        panic!("no {function} for f16");
+    }
+}
+
+#[cfg(feature = "f16")]
+impl Checked for half::bf16 {
+    const COLUMN: usize = 4;
+
+    fn apply_function(function: &str, _: &mut [Self]) {
+        panic!("no {function} for bf16");
+    }
+}
+
+/// Replaces each value by the function of it, at the level in force.
+fn apply<T: Checked>(function: &str, values: &mut [T]) {
+    match Activation::from_name(function) {
+        Some(activation) => activate_in_place(activation, values).expect("one row"),
+        None => T::apply_function(function, values),
+    }
+}
+
+fn apply_function<C: Compute>(function: &str, values: &mut [C]) {
+    let level = simd::level();
+    match function {
+        "exp" => dispatch!(level, simd => each(simd, values, #[inline(always)] |x| math::exp::<_, C>(simd, x))),
+        "exp_nonpositive" => {
+            dispatch!(level, simd => each(simd, values, #[inline(always)] |x| math::exp_nonpositive::<_, C>(simd, x)));
+        }
+        "ln" => dispatch!(level, simd => each(simd, values, #[inline(always)] |x| math::ln::<_, C>(simd, x))),
+        "erf" => dispatch!(level, simd => each(simd, values, #[inline(always)] |x| math::erf::<_, C>(simd, x))),
+        other => panic!("no function {other}"),
+    }
+}
+
+#[inline(always)]
+fn each<S: Simd, C: Compute>(simd: S, values: &mut [C], f: impl Fn(C::Lanes<S>) -> C::Lanes<S>) {
+    for chunk in values.chunks_mut(C::Lanes::<S>::LEN) {
+        let mut padded = [C::ZERO; polyglot_bridge::MAX_LANES];
+        padded[..chunk.len()].copy_from_slice(chunk);
+        f(C::Lanes::<S>::from_slice(simd, &padded[..C::Lanes::<S>::LEN]))
+            .store_slice(&mut padded[..C::Lanes::<S>::LEN]);
+        chunk.copy_from_slice(&padded[..chunk.len()]);
+    }
+}
+
+const OPERATIONS: [&str; 6] = ["relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"];
+const FUNCTIONS: [&str; 9] = ["exp", "ln", "erf", "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"];
+
+/// The function in f64, for f32 inputs: its error counts nothing there.
+fn reference(function: &str) -> fn(f64) -> f64 {
+    /// 1 / (1 + e^-x) without overflow.
+    fn sigmoid(x: f64) -> f64 {
+        if x < 0.0 { x.exp() / (1.0 + x.exp()) } else { 1.0 / (1.0 + (-x).exp()) }
+    }
+    match function {
+        "exp" | "exp_nonpositive" => f64::exp,
+        "ln" => f64::ln,
+        "erf" => libm::erf,
+        "relu" => |x| if x <= 0.0 { 0.0 } else { x },
+        "sigmoid" => sigmoid,
+        "tanh" => f64::tanh,
+        "silu" => |x| if x == f64::NEG_INFINITY { 0.0 } else { x * sigmoid(x) },
+        "gelu" => |x| match x {
+            f64::NEG_INFINITY => 0.0,
+            _ => 0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2),
+        },
+        "gelu_tanh" => |x| match x {
+            _ if x < -1000.0 => 0.0,
+            _ => x * sigmoid(2.0 * (std::f64::consts::FRAC_2_PI).sqrt() * (x + 0.044715 * x * x * x)),
+        },
+        other => panic!("no reference for {other}"),
+    }
+}
+
+/// Compares what a function gave with what is right, and keeps the worst for each row of ACCURACY.md.
+struct Comparison {
+    rows: Vec<Worst>,
+}
+
+impl Comparison {
+    fn new<T: Checked>(function: &str) -> Self {
+        let start = |(place, bound)| Worst { bound, place, error: 0.0, input: 0.0, found: 0.0 };
+        Self { rows: bounds(function, T::COLUMN).into_iter().map(start).collect() }
+    }
+
+    /// What is rounded correctly is not counted as an error: it is the best that can be.
+    #[inline]
+    fn add<T: Checked>(&mut self, x: T, found: T, right: f64) {
+        let (x, found, rounded) = (to_f64(x), to_f64(found), to_f64(from_f64::<T>(right)));
+        if found == rounded || found.is_nan() && right.is_nan() {
+            return;
+        }
+        // Of the type it is computed in.
+        let least_exponent = if size_of::<T::Acc>() == 8 { f64::LEAST_EXPONENT } else { f32::LEAST_EXPONENT };
+        for row in &mut self.rows {
+            if row.place.contains(x, least_exponent) {
+                let unit = match row.bound {
+                    Bound::Ulps(_) => ulp::<T>(right),
+                    Bound::Absolute(_) => 1.0,
+                };
+                // A NaN or infinity that should be none, or the other way round, is infinitely wrong.
+                let error = (found - right).abs() / unit;
+                let error = if error.is_nan() { f64::INFINITY } else { error };
+                if error > row.error {
+                    *row = Worst { error, input: x, found, ..*row };
+                }
+            }
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        for (row, other) in self.rows.iter_mut().zip(&other.rows) {
+            if other.error > row.error {
+                *row = *other;
+            }
+        }
+    }
+
+    /// Says what was worst; fails where it is worse than allowed.
+    fn finish(&self, what: impl Display) {
+        for row in &self.rows {
+            println!("{what}: {row}");
+        }
+        for row in &self.rows {
+            let (Bound::Ulps(allowed) | Bound::Absolute(allowed)) = row.bound;
+            assert!(row.error <= allowed, "{what}: {row}, allowed {:?}", row.bound);
+        }
+    }
+}
+
+/// The distance from one float to the next where `value` lies, subnormal distances too.
+fn ulp<T: Storage>(value: f64) -> f64 {
+    let exponent = if value == 0.0 { T::LEAST_EXPONENT } else { exponent(value).max(T::LEAST_EXPONENT) };
+    power_of_two(exponent + 1 - T::DIGITS)
+}
+
+/// Inputs and outputs side by side, in blocks.
+fn compare_blocks<T: Checked>(function: &str, inputs: impl Iterator<Item = T>, comparison: &mut Comparison) {
+    let exact = reference(function);
+    let mut inputs = inputs.peekable();
+    let mut block = Vec::with_capacity(4096);
+    while inputs.peek().is_some() {
+        block.clear();
+        block.extend(inputs.by_ref().take(4096));
+        let mut results = block.clone();
+        apply(function, &mut results);
+        for (&x, &found) in block.iter().zip(&results) {
+            comparison.add(x, found, exact(to_f64(x)));
+        }
+    }
+}
+
+/// Every 997th f32 at the best level, which is the quickest, and every 9,973rd at the others: NaNs, infinities and
+/// subnormals are among them.
+#[test]
+fn f32_sample_is_within_the_bounds() {
+    let best = Level::try_detect().unwrap_or(Level::baseline());
+    for_each_level(|level| {
+        let same = format!("{level:?}") == format!("{best:?}");
+        for function in FUNCTIONS {
+            let mut comparison = Comparison::new::<f32>(function);
+            let inputs = (0..=u32::MAX).step_by(if same { 997 } else { 9973 }).map(f32::from_bits);
+            compare_blocks(function, inputs, &mut comparison);
+            comparison.finish(format_args!("f32 {function} {level:?}"));
+        }
+    });
+}
+
+/// Around zero, where the sample's steps are long, and where functions change their method.
+#[test]
+fn f32_dense_stretches_are_within_the_bounds() {
+    for_each_level(|level| {
+        for function in FUNCTIONS {
+            let mut comparison = Comparison::new::<f32>(function);
+            for center in
+                [0.0_f32, 2e-38, 1e-4, 0.1716, 0.34657, 0.55, 0.8, 1.0, 2.0, 4.0, 8.0, 14.4, 16.6, 87.3, 88.7, 103.9]
+            {
+                let bits = center.to_bits();
+                let stretch = (bits.saturating_sub(20_000)..bits + 20_000).map(f32::from_bits);
+                compare_blocks(function, stretch.flat_map(|x| [x, -x]), &mut comparison);
+            }
+            comparison.finish(format_args!("f32 {function} {level:?}"));
+        }
+    });
+}
+
+#[cfg(feature = "f16")]
+#[test]
+fn every_f16_is_within_the_bounds() {
+    for_each_level(|level| {
+        for function in OPERATIONS {
+            let mut comparison = Comparison::new::<half::f16>(function);
+            compare_blocks(function, (0..=u16::MAX).map(half::f16::from_bits), &mut comparison);
+            comparison.finish(format_args!("f16 {function} {level:?}"));
+        }
+    });
+}
+
+#[cfg(feature = "f16")]
+#[test]
+fn every_bf16_is_within_the_bounds() {
+    for_each_level(|level| {
+        for function in OPERATIONS {
+            let mut comparison = Comparison::new::<half::bf16>(function);
+            compare_blocks(function, (0..=u16::MAX).map(half::bf16::from_bits), &mut comparison);
+            comparison.finish(format_args!("bf16 {function} {level:?}"));
+        }
+    });
+}
+
+/// Pairs of input and correctly rounded result.
+fn vectors(function: &str) -> Vec<(f64, f64)> {
+    let bytes: &[u8] = match function {
+        "exp" => include_bytes!("vectors/exp.f64"),
+        "ln" => include_bytes!("vectors/ln.f64"),
+        "erf" => include_bytes!("vectors/erf.f64"),
+        "sigmoid" => include_bytes!("vectors/sigmoid.f64"),
+        "tanh" => include_bytes!("vectors/tanh.f64"),
+        "silu" => include_bytes!("vectors/silu.f64"),
+        "gelu" => include_bytes!("vectors/gelu.f64"),
+        "gelu_tanh" => include_bytes!("vectors/gelu_tanh.f64"),
+        _ => &[],
+    };
+    let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+    bytes.chunks_exact(16).map(|pair| (number(&pair[..8]), number(&pair[8..]))).collect()
+}
+
+#[test]
+fn f64_vectors_are_within_the_bounds() {
+    for_each_level(|level| {
+        for function in FUNCTIONS.into_iter().filter(|&function| function != "relu") {
+            let (inputs, right): (Vec<f64>, Vec<f64>) = vectors(function).into_iter().unzip();
+            assert!(inputs.len() > 1000, "{function}: {} vectors", inputs.len());
+            let mut results = inputs.clone();
+            apply(function, &mut results);
+            let mut comparison = Comparison::new::<f64>(function);
+            for ((&x, &found), &right) in inputs.iter().zip(&results).zip(&right) {
+                comparison.add(x, found, right);
+            }
+            comparison.finish(format_args!("f64 {function} {level:?}"));
+        }
+    });
+}
+
+/// The cheaper exponential is bound like the other one, where it is defined.
+#[test]
+fn exp_nonpositive_is_as_exact_as_exp() {
+    for_each_level(|level| {
+        let mut comparison = Comparison::new::<f32>("exp");
+        let below = (0x8000_0000..=0xff80_0000_u32).step_by(997).map(f32::from_bits);
+        compare_blocks("exp_nonpositive", below, &mut comparison);
+        comparison.finish(format_args!("f32 exp_nonpositive {level:?}"));
+
+        let (inputs, right): (Vec<f64>, Vec<f64>) = vectors("exp").into_iter().filter(|&(x, _)| x <= 0.0).unzip();
+        let mut results = inputs.clone();
+        apply("exp_nonpositive", &mut results);
+        let mut comparison = Comparison::new::<f64>("exp");
+        for ((&x, &found), &right) in inputs.iter().zip(&results).zip(&right) {
+            comparison.add(x, found, right);
+        }
+        comparison.finish(format_args!("f64 exp_nonpositive {level:?}"));
+    });
+}
+
+/// All 2^32 inputs of every function at the best level and at one without fused multiply-add, on two threads.
+#[test]
+#[ignore = "minutes; `make exhaustive` runs it"]
+fn exhaustive_f32() {
+    #[cfg_attr(not(any(target_arch = "x86", target_arch = "x86_64")), expect(unused_mut))]
+    let mut levels = vec![Level::try_detect().unwrap_or(Level::baseline())];
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    levels.extend(levels[0].as_sse2().map(Level::Sse2));
+    at_one_level(|| {
+        for level in levels {
+            simd::set_level(level);
+            for function in FUNCTIONS {
+                let half = |first: u64| {
+                    let mut comparison = Comparison::new::<f32>(function);
+                    let inputs = (first << 31..(first + 1) << 31).map(|bits| f32::from_bits(bits as u32));
+                    compare_blocks(function, inputs, &mut comparison);
+                    comparison
+                };
+                let mut comparison = std::thread::scope(|scope| {
+                    let negative = scope.spawn(|| half(1));
+                    let mut positive = half(0);
+                    positive.merge(&negative.join().expect("no panic"));
+                    positive
+                });
+                comparison.rows.sort_by_key(|row| row.place == Place::SubnormalSigmoid);
+                comparison.finish(format_args!("all f32 {function} {level:?}"));
+            }
+        }
+        simd::set_level(Level::try_detect().unwrap_or(Level::baseline()));
+    });
+}
+
+/// Runs a generic test for each storage type.
+macro_rules! for_each_type {
+    ($($test:ident => $generic:ident),* $(,)?) => {$(
+        mod $test {
+            #[test]
+            fn f32() {
+                super::$generic::<f32>();
+            }
+            #[test]
+            fn f64() {
+                super::$generic::<f64>();
+            }
+            #[cfg(feature = "f16")]
+            #[test]
+            fn f16() {
+                super::$generic::<half::f16>();
+            }
+            #[cfg(feature = "f16")]
+            #[test]
+            fn bf16() {
+                super::$generic::<half::bf16>();
+            }
+        }
+    )*};
+}
+
+for_each_type! {
+    nan_stays_nan => nan_stays_nan_for,
+    infinities_give_the_limits => infinities_give_the_limits_for,
+    relu_of_minus_zero_is_plus_zero => relu_of_minus_zero_is_plus_zero_for,
+    each_length_and_layout_gives_the_same_bits => each_length_and_layout_gives_the_same_bits_for,
+}
+
+fn nan_stays_nan_for<T: Checked>() {
+    for_each_level(|level| {
+        for activation in Activation::ALL {
+            let mut values: Vec<T> = all_from_f64(&[1.0, f64::NAN, -1.0, -f64::NAN, 0.5]);
+            activate_in_place(activation, &mut values[..]).expect("one row");
+            let nan: Vec<bool> = all_to_f64(&values).iter().map(|value| value.is_nan()).collect();
+            assert_eq!(nan, [false, true, false, true, false], "{} {} {level:?}", T::NAME, activation.name());
+        }
+    });
+}
+
+fn infinities_give_the_limits_for<T: Checked>() {
+    const INFINITY: f64 = f64::INFINITY;
+    for_each_level(|level| {
+        for (activation, below, above) in [
+            (Activation::None, -INFINITY, INFINITY),
+            (Activation::Relu, 0.0, INFINITY),
+            (Activation::Sigmoid, 0.0, 1.0),
+            (Activation::Tanh, -1.0, 1.0),
+            (Activation::Silu, 0.0, INFINITY),
+            (Activation::Gelu, 0.0, INFINITY),
+            (Activation::GeluTanh, 0.0, INFINITY),
+        ] {
+            // The last finite number goes where the infinity goes, but for the sign of what is infinite.
+            let mut values: Vec<T> = all_from_f64(&[-INFINITY, INFINITY, -1e4, 0.0]);
+            activate_in_place(activation, &mut values[..]).expect("one row");
+            let found = all_to_f64(&values);
+            let what = format!("{} {} {level:?}", T::NAME, activation.name());
+            assert_eq!(found[..2], [below, above], "{what}");
+            if below.is_finite() {
+                assert_eq!(found[2], below, "{what} of -1e4");
+            }
+            assert_eq!(found[3], if activation == Activation::Sigmoid { 0.5 } else { 0.0 }, "{what} of 0");
+        }
+    });
+}
+
+fn relu_of_minus_zero_is_plus_zero_for<T: Checked>() {
+    for_each_level(|level| {
+        let mut values: Vec<T> = all_from_f64(&[-0.0; 5]);
+        activate_in_place(Activation::Relu, &mut values[..]).expect("one row");
+        assert!(all_to_f64(&values).iter().all(|value| value.is_sign_positive()), "{} {level:?}", T::NAME);
+    });
+}
+
+fn each_length_and_layout_gives_the_same_bits_for<T: Checked>() {
+    for_each_level(|level| {
+        let mut random = Random::new(3);
+        for activation in Activation::ALL {
+            let op = Op(
+                |x: Matrix<'_, T>, out: MatrixMut<'_, T>| activate(activation, x, out).expect("shapes"),
+                |x: MatrixMut<'_, T>| activate_in_place(activation, x).expect("shapes"),
+            );
+            for cols in LENGTHS.into_iter().filter(|&cols| cols < 300) {
+                let x: Vec<T> = random.normals(3 * cols);
+                // Each element alone.
+                let right: Vec<T> = x
+                    .iter()
+                    .map(|&x| {
+                        let mut one = [x];
+                        activate_in_place(activation, &mut one).expect("one row");
+                        one[0]
+                    })
+                    .collect();
+                for layout in Layout::ALL {
+                    let found = run(&op, &x, 3, cols, layout);
+                    assert_eq!(found, right, "{} {} {level:?} {layout:?} 3x{cols}", T::NAME, activation.name());
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn subnormal_results_are_kept() {
+    for_each_level(|level| {
+        for (function, x) in
+            [("exp", -100.0), ("sigmoid", -100.0), ("silu", -95.0), ("gelu", -13.3), ("gelu_tanh", -10.2)]
+        {
+            let mut values = [x as f32; 3];
+            apply(function, &mut values);
+            assert!(values[0].is_subnormal(), "{function} {level:?} of {x} is {:e}", values[0]);
+        }
+        for (function, x) in [("exp", -740.0), ("sigmoid", -740.0), ("silu", -730.0), ("gelu_tanh", -21.3)] {
+            let mut values: [f64; 3] = [x; 3];
+            apply(function, &mut values);
+            assert!(values[0].is_subnormal(), "{function} {level:?} of {x} is {:e}", values[0]);
+        }
+        for function in ["tanh", "erf", "gelu", "gelu_tanh", "silu", "relu"] {
+            let mut values = [1e-40_f32; 3];
+            apply(function, &mut values);
+            assert!(values[0].is_subnormal(), "{function} {level:?} of 1e-40 is {:e}", values[0]);
+        }
+    });
+}
+
+#[test]
+fn another_shape_is_an_error() {
+    let mut out = [7.0_f32; 4];
+    let x = [1.0_f32; 6];
+    let error = activate(Activation::Gelu, Matrix::new(&x, 2, 3).unwrap(), MatrixMut::new(&mut out, 2, 2).unwrap());
+    assert!(matches!(error, Err(ShapeError::Mismatch { op: "gelu", .. })), "{error:?}");
+    assert_eq!(error.unwrap_err().to_string(), "gelu: out has shape (2, 2), expected (2, 3)");
+    assert_eq!(out, [7.0; 4]);
+}
+
+#[test]
+fn names_and_activations_are_a_pair() {
+    for activation in Activation::ALL {
+        assert_eq!(Activation::from_name(activation.name()), Some(activation));
+    }
+    assert_eq!(Activation::from_name("Relu"), None);
+    assert_eq!(Activation::default(), Activation::None);
+}
