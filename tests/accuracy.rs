@@ -172,6 +172,7 @@ fn each<S: Simd, C: Compute>(simd: S, values: &mut [C], f: impl Fn(C::Lanes<S>) 
     }
 }
 
+#[cfg(feature = "f16")]
 const OPERATIONS: [&str; 6] = ["relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"];
 const FUNCTIONS: [&str; 9] = ["exp", "ln", "erf", "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"];
 

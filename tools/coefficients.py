@@ -154,7 +154,7 @@ def main():
     show("LOG_TAIL", "f64", log_tail, tail_weight(53, mpf(2) ** -4, mpf(99)), 0, "8.5", 24, 20)
 
     factor = 2 * mpmath.sqrt(2 / mpmath.pi)
-    for (kind, digits), bits in zip(KINDS, (12, 27)):
+    for (kind, _), bits in zip(KINDS, (12, 27)):
         high = mpmath.floor(factor * 2 ** (bits - 1)) / 2 ** (bits - 1)
         print(f"// GELU_TANH {kind}: high, low, cubic")
         print(mpmath.nstr(high, 30), mpmath.nstr(factor - high, 22), mpmath.nstr(factor * mpf("0.044715"), 22))

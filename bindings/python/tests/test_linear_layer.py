@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import BFLOAT16, DTYPES, LAYOUTS, WRITEABLE, normal
+from conftest import DTYPES, LAYOUTS, WRITEABLE, normal
 
 import polyglot_bridge as pb
 
