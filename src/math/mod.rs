@@ -40,40 +40,49 @@ use fearless_simd::Simd;
 
 use crate::float::Compute;
 
+/// A function of several vectors, over one. A macro, since a function that is handed over as a value is called through
+/// a shim, which is compiled for the oldest CPU and keeps its body from being inlined.
+macro_rules! of_one {
+    ($simd:expr, $x:expr, $function:path) => {{
+        let [result] = $function(Several::<S, C, 1>::new($simd, [$x])).lanes();
+        result
+    }};
+}
+
 /// e^x. Subnormal results are kept.
 #[inline(always)]
 pub fn exp<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
-    of_one::<S, C>(simd, x, exponential::exp)
+    of_one!(simd, x, exponential::exp)
 }
 
 /// e^x where x <= 0, cheaper: what softmax needs. Subnormal results are kept. Where x > 0 the result means nothing.
 #[inline(always)]
 pub fn exp_nonpositive<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
-    of_one::<S, C>(simd, x, exponential::exp_nonpositive)
+    of_one!(simd, x, exponential::exp_nonpositive)
 }
 
 /// 1 / (1 + e^-x), the logistic function. Subnormal results are kept.
 #[inline(always)]
 pub fn sigmoid<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
-    of_one::<S, C>(simd, x, sigmoid::sigmoid)
+    of_one!(simd, x, sigmoid::sigmoid)
 }
 
 /// x / (1 + e^-x), also called swish.
 #[inline(always)]
 pub fn silu<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
-    of_one::<S, C>(simd, x, sigmoid::silu)
+    of_one!(simd, x, sigmoid::silu)
 }
 
 /// tanh x, the hyperbolic tangent.
 #[inline(always)]
 pub fn tanh<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
-    of_one::<S, C>(simd, x, tanh::tanh)
+    of_one!(simd, x, tanh::tanh)
 }
 
 /// erf x, the error function.
 #[inline(always)]
 pub fn erf<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
-    of_one::<S, C>(simd, x, normal::erf)
+    of_one!(simd, x, normal::erf)
 }
 
 /// x (1 + erf(x / sqrt 2)) / 2: x times the normal distribution function.
@@ -81,7 +90,7 @@ pub fn erf<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
 /// Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016.
 #[inline(always)]
 pub fn gelu<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
-    of_one::<S, C>(simd, x, normal::gelu)
+    of_one!(simd, x, normal::gelu)
 }
 
 /// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, the widely used approximation of [`gelu`].
@@ -89,18 +98,7 @@ pub fn gelu<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
 /// Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016.
 #[inline(always)]
 pub fn gelu_tanh<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
-    of_one::<S, C>(simd, x, sigmoid::gelu_tanh)
-}
-
-/// A function of several vectors, over one.
-#[inline(always)]
-fn of_one<S: Simd, C: Compute>(
-    simd: S,
-    x: C::Lanes<S>,
-    function: impl Fn(Several<S, C, 1>) -> Several<S, C, 1>,
-) -> C::Lanes<S> {
-    let [result] = function(Several::new(simd, [x])).lanes();
-    result
+    of_one!(simd, x, sigmoid::gelu_tanh)
 }
 
 /// The same functions over several vectors, for whole arrays.
