@@ -2,7 +2,6 @@
 # Everything is made inside the checkout: .venv (Python), target (Rust), out (pictures and reports).
 
 PYTHON ?= python3
-SECONDS ?= 60
 # Further arguments for the benchmarks, say ARGS="--quick".
 ARGS ?=
 
@@ -26,7 +25,7 @@ WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') 
 	$(shell find bindings/python \( -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -not -path '*/tests/*')
 
 .DELETE_ON_ERROR:
-.PHONY: help demo wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive fuzz \
+.PHONY: help demo wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
 	lint docs clean
 
 help:                   ## list these commands
@@ -80,17 +79,6 @@ bench-linear: $(PEERS)/.wheel $(PEERS)/.peers  ## the same, linear layers only
 exhaustive:             ## every f32 there is through every function of one number; minutes
 	cargo test --release --features f16,parallel -- --ignored --nocapture exhaustive
 
-# Finds are kept in target/; what is in fuzz/corpus is read only. A nightly compiler adds AddressSanitizer.
-fuzz:                   ## each fuzz target for SECONDS=60 seconds
-	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
-	@set -e; if cargo +nightly --version >/dev/null 2>&1; then with="+nightly fuzz run"; else with="fuzz run --sanitizer none"; fi; \
-	for file in fuzz/fuzz_targets/*.rs; do \
-		target=$$(basename $$file .rs); \
-		mkdir -p target/fuzz-corpus/$$target fuzz/corpus/$$target; \
-		echo "== $$target: cargo $$with, $(SECONDS) s"; \
-		cargo $$with $$target target/fuzz-corpus/$$target fuzz/corpus/$$target -- -max_total_time=$(SECONDS) -print_final_stats=1; \
-	done
-
 lint: $(VENV)/.lint     ## formatting and clippy, warnings denied, for every combination of features; Python too
 	cargo fmt --check
 	@set -e; for features in $(ALL_FEATURES); do \
@@ -103,7 +91,7 @@ docs:                   ## the crate's documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
 
 clean:                  ## remove everything that was made here
-	rm -rf $(VENV) $(PEERS) target fuzz/target tests/no_std/target out dist site
+	rm -rf $(VENV) $(PEERS) target tests/no_std/target out dist site
 
 # --- Python environments, each step done once ------------------------------------------------------------------------
 
