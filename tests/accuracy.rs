@@ -6,6 +6,7 @@
 //! the hard inputs, once found, stay found. What rug could do beyond them, more random inputs, the f32 sweep does: the
 //! f64 functions are the same source with other constants.
 
+#[macro_use]
 mod common;
 
 use std::fmt::{self, Display};
@@ -422,32 +423,6 @@ fn exhaustive_f32() {
         }
         simd::set_level(Level::try_detect().unwrap_or(Level::baseline()));
     });
-}
-
-/// Runs a generic test for each storage type.
-macro_rules! for_each_type {
-    ($($test:ident => $generic:ident),* $(,)?) => {$(
-        mod $test {
-            #[test]
-            fn f32() {
-                super::$generic::<f32>();
-            }
-            #[test]
-            fn f64() {
-                super::$generic::<f64>();
-            }
-            #[cfg(feature = "f16")]
-            #[test]
-            fn f16() {
-                super::$generic::<half::f16>();
-            }
-            #[cfg(feature = "f16")]
-            #[test]
-            fn bf16() {
-                super::$generic::<half::bf16>();
-            }
-        }
-    )*};
 }
 
 for_each_type! {

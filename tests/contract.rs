@@ -2,6 +2,7 @@
 //! only softmax and the norms make are in `rows.rs`, those of dropout and sums in `elements.rs`, accuracy and layouts
 //! there too and in `linear.rs`; the same promises towards Python are in `bindings/python/tests`.
 
+#[macro_use]
 mod common;
 
 use common::{Random, Storage, all_from_f64, all_to_f64, for_each_level, from_f64, to_f64};
@@ -9,33 +10,6 @@ use polyglot_bridge::{
     Activation, Epilogue, Float, Mask, Matrix, MatrixMut, Residual, ShapeError, activate, dropout_add, layer_norm,
     linear, log_softmax, map, matmul, rms_norm, scale, softmax, sum_of_squares,
 };
-
-/// Runs a generic test for each storage type.
-macro_rules! for_each_type {
-    ($($(#[$doc:meta])* $test:ident => $generic:ident),* $(,)?) => {$(
-        mod $test {
-            $(#[$doc])*
-            #[test]
-            fn f32() {
-                super::$generic::<f32>();
-            }
-            #[test]
-            fn f64() {
-                super::$generic::<f64>();
-            }
-            #[cfg(feature = "f16")]
-            #[test]
-            fn f16() {
-                super::$generic::<half::f16>();
-            }
-            #[cfg(feature = "f16")]
-            #[test]
-            fn bf16() {
-                super::$generic::<half::bf16>();
-            }
-        }
-    )*};
-}
 
 for_each_type! {
     nan_in_gives_nan_out_in_that_element => nan_stays_for,

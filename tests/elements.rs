@@ -3,6 +3,7 @@
 
 #![allow(clippy::type_complexity, reason = "the types of two closures")]
 
+#[macro_use]
 mod common;
 
 use common::{
@@ -12,32 +13,6 @@ use polyglot_bridge::{
     Float, Mask, Matrix, MatrixMut, dropout_add, dropout_add_in_place, map, map_in_place, scale, scale_in_place,
     sum_of_squares,
 };
-
-/// Runs a generic test for each storage type.
-macro_rules! for_each_type {
-    ($($test:ident => $generic:ident),* $(,)?) => {$(
-        mod $test {
-            #[test]
-            fn f32() {
-                super::$generic::<f32>();
-            }
-            #[test]
-            fn f64() {
-                super::$generic::<f64>();
-            }
-            #[cfg(feature = "f16")]
-            #[test]
-            fn f16() {
-                super::$generic::<half::f16>();
-            }
-            #[cfg(feature = "f16")]
-            #[test]
-            fn bf16() {
-                super::$generic::<half::bf16>();
-            }
-        }
-    )*};
-}
 
 for_each_type! {
     scale_and_map_are_right => scale_and_map_are_right_for,

@@ -3,6 +3,7 @@
 
 #![allow(clippy::type_complexity, reason = "the types of two closures")]
 
+#[macro_use]
 mod common;
 
 use common::{
@@ -13,32 +14,6 @@ use polyglot_bridge::{
     Float, Matrix, MatrixMut, ShapeError, layer_norm, layer_norm_in_place, log_softmax, log_softmax_in_place, rms_norm,
     rms_norm_in_place, softmax, softmax_in_place,
 };
-
-/// Runs a generic test for each storage type.
-macro_rules! for_each_type {
-    ($($test:ident => $generic:ident),* $(,)?) => {$(
-        mod $test {
-            #[test]
-            fn f32() {
-                super::$generic::<f32>();
-            }
-            #[test]
-            fn f64() {
-                super::$generic::<f64>();
-            }
-            #[cfg(feature = "f16")]
-            #[test]
-            fn f16() {
-                super::$generic::<half::f16>();
-            }
-            #[cfg(feature = "f16")]
-            #[test]
-            fn bf16() {
-                super::$generic::<half::bf16>();
-            }
-        }
-    )*};
-}
 
 for_each_type! {
     softmax_is_right => softmax_is_right_for,

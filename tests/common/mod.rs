@@ -298,3 +298,31 @@ pub(crate) fn run<T: Float>(op: &impl RowOp<T>, x: &[T], rows: usize, cols: usiz
     assert!(out[rows * stride..].iter().all(|&value| value == guard), "wrote behind the end");
     result
 }
+
+/// Runs a generic test for each storage type.
+#[allow(unused_macros, reason = "not every test binary has generic tests")]
+macro_rules! for_each_type {
+    ($($(#[$doc:meta])* $test:ident => $generic:ident),* $(,)?) => {$(
+        mod $test {
+            $(#[$doc])*
+            #[test]
+            fn f32() {
+                super::$generic::<f32>();
+            }
+            #[test]
+            fn f64() {
+                super::$generic::<f64>();
+            }
+            #[cfg(feature = "f16")]
+            #[test]
+            fn f16() {
+                super::$generic::<half::f16>();
+            }
+            #[cfg(feature = "f16")]
+            #[test]
+            fn bf16() {
+                super::$generic::<half::bf16>();
+            }
+        }
+    )*};
+}
