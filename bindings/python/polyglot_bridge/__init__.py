@@ -13,3 +13,16 @@ for _name in __all__:
     if getattr(_value, "__module__", "").startswith(__name__):
         _value.__module__ = __name__
 del _name, _value
+
+
+def __getattr__(name: str):
+    """Load `polyglot_bridge.models` when it is first touched: most users never do."""
+    if name == "models":
+        import importlib
+
+        return importlib.import_module(__name__ + ".models")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "models"})

@@ -7,6 +7,8 @@ from typing import Any, Final, Literal, SupportsFloat, SupportsIndex, TypeAlias,
 import numpy as np
 import numpy.typing as npt
 
+from . import models as models
+
 __version__: Final[str]
 __all__ = [
     "Linear",

@@ -1,0 +1,368 @@
+"""Whole models, made of the public kernels of this package: here are names of weights, shapes and the order of calls.
+
+Loaded when it is first touched: ``import polyglot_bridge`` alone does not read this file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+import polyglot_bridge as pb
+
+from ._safetensors import load
+
+__all__ = ["BertConfig", "BertEncoder"]
+
+_Array: TypeAlias = npt.NDArray[Any]
+_Path: TypeAlias = "str | os.PathLike[str]"
+
+# Activations by the names that Hugging Face's configurations have for them.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """The numbers of a BERT model that its weights' shapes follow from, under Hugging Face's names.
+
+    Examples
+    --------
+    >>> from polyglot_bridge.models import BertConfig
+    >>> BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536).vocab_size
+    30522
+    """
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    position_embedding_type: str = "absolute"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and (type(value) is not int or value < 1):
+                raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
+        if self.hidden_size % self.num_attention_heads:
+            heads = self.num_attention_heads
+            raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {heads}")
+        if self.hidden_act not in _ACTIVATIONS:
+            raise ValueError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, not {self.hidden_act!r}")
+        if self.position_embedding_type != "absolute":
+            raise ValueError(f"position_embedding_type must be absolute, not {self.position_embedding_type!r}")
+
+    @classmethod
+    def from_json(cls, path: _Path) -> BertConfig:
+        """Read a `config.json`; what is not needed here is ignored."""
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        if not isinstance(found, dict):
+            raise ValueError(f"{os.fspath(path)}: no configuration: expected an object")
+        fields = dataclasses.fields(cls)
+        missing = [one.name for one in fields if one.default is dataclasses.MISSING and one.name not in found]
+        if missing:
+            raise ValueError(f"{os.fspath(path)} lacks {', '.join(missing)}")
+        return cls(**{one.name: found[one.name] for one in fields if one.name in found})
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each weight by its name."""
+        hidden, wide = self.hidden_size, self.intermediate_size
+        shapes: dict[str, tuple[int, ...]] = {
+            "embeddings.word_embeddings.weight": (self.vocab_size, hidden),
+            "embeddings.position_embeddings.weight": (self.max_position_embeddings, hidden),
+            "embeddings.token_type_embeddings.weight": (self.type_vocab_size, hidden),
+        }
+        dense = {
+            "attention.self.query": (hidden, hidden),
+            "attention.self.key": (hidden, hidden),
+            "attention.self.value": (hidden, hidden),
+            "attention.output.dense": (hidden, hidden),
+            "intermediate.dense": (wide, hidden),
+            "output.dense": (hidden, wide),
+        }
+        norms = ["embeddings.LayerNorm"]
+        for number in range(self.num_hidden_layers):
+            layer = f"encoder.layer.{number}."
+            norms += [layer + "attention.output.LayerNorm", layer + "output.LayerNorm"]
+            for name, shape in dense.items():
+                shapes |= {f"{layer}{name}.weight": shape, f"{layer}{name}.bias": shape[:1]}
+        for name in norms:
+            shapes |= {f"{name}.weight": (hidden,), f"{name}.bias": (hidden,)}
+        return shapes
+
+
+def _select(found: Mapping[str, _Array], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Array]:
+    """Return the weights with these names, with or without a prefix; say all that is missing or of another shape."""
+    # Names that older files have for a layer norm's weight and bias.
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    chosen, wrong = {}, []
+    for name, shape in shapes.items():
+        stem, last = name.rsplit(".", 2)[0], ".".join(name.rsplit(".", 2)[1:])
+        names = [name, f"{stem}.{old[last]}"] if last in old else [name]
+        array = next((found[p + one] for one in names for p in ("", "bert.") if p + one in found), None)
+        if array is None:
+            wrong.append(f"{name} of shape {shape} is missing")
+        elif array.shape != shape:
+            wrong.append(f"{name} has shape {array.shape}, expected {shape}")
+        elif array.dtype.kind != "f":
+            wrong.append(f"{name} has dtype {array.dtype}, expected floats")
+        else:
+            chosen[name] = array
+    if wrong:
+        more = f"; and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise ValueError("these weights do not fit the configuration: " + "; ".join(wrong[:8]) + more)
+    return chosen
+
+
+class _Layer:
+    """The packed weights of one layer."""
+
+    def __init__(self, weights: Mapping[str, _Array], name: str, config: BertConfig, dtype: str) -> None:
+        def linear(parts: list[str], activation: str | None = None) -> Any:
+            # One matrix side by side: (out, in) as files have it, (in, out) as it is used.
+            weight = np.concatenate([weights[f"{name}.{part}.weight"] for part in parts]).astype(self.wide).T
+            bias = np.concatenate([weights[f"{name}.{part}.bias"] for part in parts]).astype(self.wide)
+            return pb.Linear(weight, bias, activation=activation, dtype=dtype)  # type: ignore[arg-type]
+
+        self.wide = np.dtype(np.float64 if dtype == "float64" else np.float32)
+        self.qkv = linear([f"attention.self.{part}" for part in ("query", "key", "value")])
+        self.attended = linear(["attention.output.dense"])
+        self.up = linear(["intermediate.dense"], _ACTIVATIONS[config.hidden_act])
+        self.down = linear(["output.dense"])
+        self.middle_norm = _norm(weights, f"{name}.attention.output.LayerNorm", self.wide)
+        self.norm = _norm(weights, f"{name}.output.LayerNorm", self.wide)
+
+
+def _norm(weights: Mapping[str, _Array], name: str, dtype: np.dtype[Any]) -> tuple[_Array, _Array]:
+    return weights[f"{name}.weight"].astype(dtype), weights[f"{name}.bias"].astype(dtype)
+
+
+class BertEncoder:
+    """A BERT encoder, as sentence embeddings use it: token ids in, hidden states or one embedding a row out.
+
+    Weights are packed once, here. Padding costs nothing: its rows are left out before the first layer and put back,
+    as zeros, after the last. A row gives the same bits alone and in a batch, whatever the padding.
+
+    Parameters
+    ----------
+    weights : mapping of str to ndarray
+        Under Hugging Face's names, with or without the prefix ``bert.``; what is not needed is ignored.
+    config : BertConfig
+        The numbers that the weights' shapes are checked against.
+    dtype : {"float32", "float16", "bfloat16", "float64"}, optional
+        How the large weights are stored; float32 where left out. Those of two bytes are computed in float32.
+    progress : callable, optional
+        Called as ``progress(done, total)`` while weights are packed.
+
+    Raises
+    ------
+    ValueError
+        Weights are missing or have another shape than `config` asks for: the message names them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from polyglot_bridge.models import BertConfig, BertEncoder
+    >>> config = BertConfig(8, 1, 2, 16, vocab_size=10, max_position_embeddings=4)
+    >>> random = np.random.default_rng(0)
+    >>> weights = {name: random.standard_normal(shape) for name, shape in config.shapes().items()}
+    >>> model = BertEncoder(weights, config)
+    >>> model.embed([[1, 2, 3], [4, 0, 0]], [[1, 1, 1], [1, 0, 0]]).shape
+    (2, 8)
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, _Array],
+        config: BertConfig,
+        dtype: str | None = None,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
+        weights = _select(weights, config.shapes())
+        dtype = "float32" if dtype is None else str(np.dtype(dtype)) if dtype != "bfloat16" else dtype
+        if dtype not in ("float16", "bfloat16", "float32", "float64"):
+            raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, not {dtype}")
+        self.config = config
+        self.dtype = dtype
+        total = config.num_hidden_layers + 1
+        wide = np.dtype(np.float64 if dtype == "float64" else np.float32)
+        names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+        self._tables = tuple(_stored(weights[f"embeddings.{name}.weight"], dtype) for name in names)
+        self._norm = _norm(weights, "embeddings.LayerNorm", wide)
+        self._layers: list[_Layer] = []
+        for number in range(config.num_hidden_layers):
+            if progress:
+                progress(number + 1, total)
+            self._layers.append(_Layer(weights, f"encoder.layer.{number}", config, dtype))
+        if progress:
+            progress(total, total)
+
+    @classmethod
+    def from_safetensors(
+        cls,
+        path: _Path,
+        config: _Path | BertConfig | None = None,
+        dtype: str | None = None,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> BertEncoder:
+        """Read weights and configuration as Hugging Face publishes them.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            The `.safetensors` file.
+        config : str, os.PathLike or BertConfig, optional
+            The `config.json`; the one beside the weights where left out.
+        dtype, progress
+            As for the class.
+
+        Returns
+        -------
+        BertEncoder
+        """
+        if config is None:
+            config = os.path.join(os.path.dirname(os.fspath(path)), "config.json")
+        if not isinstance(config, BertConfig):
+            config = BertConfig.from_json(config)
+        return cls(load(path), config, dtype, progress=progress)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that all weights take."""
+        small = [self._norm] + [norm for layer in self._layers for norm in (layer.middle_norm, layer.norm)]
+        large = [one for layer in self._layers for one in (layer.qkv, layer.attended, layer.up, layer.down)]
+        return sum(one.nbytes for one in (*self._tables, *large, *(array for pair in small for array in pair)))
+
+    def encode(
+        self, ids: npt.ArrayLike, mask: npt.ArrayLike | None = None, token_type_ids: npt.ArrayLike | None = None
+    ) -> _Array:
+        """Return the last layer's hidden states.
+
+        Parameters
+        ----------
+        ids : array_like of int
+            Token ids, of shape (batch, tokens) or (tokens,).
+        mask : array_like of int or bool, optional
+            Of the same shape: 1 or True for a token, 0 or False for padding. All are tokens where left out.
+        token_type_ids : array_like of int, optional
+            Of the same shape; zeros where left out.
+
+        Returns
+        -------
+        ndarray
+            Of shape (batch, tokens, hidden_size); zeros at padding.
+
+        Raises
+        ------
+        ValueError
+            Shapes differ, or an id of a token is out of range.
+        TypeError
+            Ids are no integers, or the mask holds neither integers nor bools.
+        """
+        ids, mask, kinds = self._check(ids, mask, token_type_ids)
+        full = bool(mask.all())
+        hidden = self._forward(ids[mask], np.nonzero(mask)[-1], kinds[mask], np.atleast_2d(mask).sum(1))
+        if full:
+            return hidden.reshape(*ids.shape, hidden.shape[-1])
+        out = np.zeros((*ids.shape, hidden.shape[-1]), hidden.dtype)
+        out[mask] = hidden
+        return out
+
+    def embed(
+        self, ids: npt.ArrayLike, mask: npt.ArrayLike | None = None, token_type_ids: npt.ArrayLike | None = None
+    ) -> _Array:
+        """Return an embedding of each row: the mean of its tokens' hidden states, scaled to length 1.
+
+        Parameters
+        ----------
+        ids, mask, token_type_ids
+            As for `encode`.
+
+        Returns
+        -------
+        ndarray
+            Of shape (batch, hidden_size), or (hidden_size,) for one row; zeros for a row of padding alone.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for `encode`.
+        """
+        ids, mask, kinds = self._check(ids, mask, token_type_ids)
+        hidden = self.encode(ids, mask, kinds)
+        total = np.where(mask[..., None], hidden, 0).sum(-2)
+        length = np.sqrt((total * total).sum(-1, keepdims=True))
+        return (total / np.where(length == 0, 1, length)).astype(hidden.dtype)
+
+    def _check(
+        self, ids: npt.ArrayLike, mask: npt.ArrayLike | None, kinds: npt.ArrayLike | None
+    ) -> tuple[_Array, _Array, _Array]:
+        """Return ids, mask and token types as arrays of one shape."""
+        ids = np.asarray(ids)
+        mask = np.ones(ids.shape, bool) if mask is None else np.asarray(mask)
+        kinds = np.zeros(ids.shape, np.intp) if kinds is None else np.asarray(kinds)
+        if ids.ndim not in (1, 2):
+            raise ValueError(f"ids has shape {ids.shape}, expected (batch, tokens) or (tokens,)")
+        for name, array, allowed in (("ids", ids, "iu"), ("mask", mask, "biu"), ("token_type_ids", kinds, "iu")):
+            if array.shape != ids.shape:
+                raise ValueError(f"{name} has shape {array.shape}, ids has shape {ids.shape}")
+            if array.dtype.kind not in allowed and array.size:
+                raise TypeError(f"{name} has dtype {array.dtype}, expected integers" + " or bool" * ("b" in allowed))
+        if ids.shape[-1] > self.config.max_position_embeddings:
+            most = self.config.max_position_embeddings
+            raise ValueError(f"ids has shape {ids.shape}, and the model takes {most} tokens a row at most")
+        return ids.astype(np.intp, copy=False), mask.astype(bool, copy=False), kinds.astype(np.intp, copy=False)
+
+    def _forward(self, ids: _Array, places: _Array, kinds: _Array, lengths: _Array) -> _Array:
+        """Run all layers on the tokens of all rows, one after another; `lengths` tells how many each row has."""
+        for name, index, table in zip(("ids", "", "token_type_ids"), (ids, places, kinds), self._tables):
+            if len(index) and not (0 <= index.min() and index.max() < len(table)):
+                raise ValueError(f"{name} has {index.min()} to {index.max()}, expected 0 to {len(table) - 1}")
+        eps, heads = self.config.layer_norm_eps, self.config.num_attention_heads
+        x = sum(table[index].astype(self._norm[0].dtype) for table, index in zip(self._tables, (ids, places, kinds)))
+        x = pb.layer_norm(x, *self._norm, eps=eps)
+        ends = np.cumsum(lengths)
+        size = x.shape[-1] // heads
+        rows = [slice(end - length, end) for end, length in zip(ends, lengths) if length]
+        for layer in self._layers:
+            # (3, heads, tokens, head size), a view
+            q, k, v = layer.qkv(x).reshape(len(x), 3, heads, size).transpose(1, 2, 0, 3)
+            context = np.empty_like(x)
+            seen = context.reshape(len(x), heads, size).transpose(1, 0, 2)
+            for row in rows:
+                scores = pb.matmul(q[:, row], k[:, row].transpose(0, 2, 1))
+                scores *= size**-0.5
+                seen[:, row] = pb.matmul(pb.softmax(scores), v[:, row])
+            x = pb.layer_norm(layer.attended(context, residual=x), *layer.middle_norm, eps=eps)
+            x = pb.layer_norm(layer.down(layer.up(x), residual=x), *layer.norm, eps=eps)
+        return x
+
+
+def _stored(array: _Array, dtype: str) -> _Array:
+    """Return a copy in a dtype, which may be one that NumPy lacks."""
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return array.astype(ml_dtypes.bfloat16)
+    return array.astype(dtype)
