@@ -225,7 +225,7 @@ mod sixteen_bits {
         let magnitude = S::f32s::from_bits(((bits & 0x7fff) << 13).bitcast()) * f32::from_bits((254 - 15) << 23);
         let infinite = S::u32s::splat(simd, 0x7f80_0000);
         let special = (bits & 0x7fff).simd_ge(S::u32s::splat(simd, 0x7c00));
-        let magnitude: S::u32s = magnitude.to_bits().bitcast();
+        let magnitude: S::u32s = magnitude.bitcast();
         let magnitude = special.select(magnitude | infinite, magnitude);
         (magnitude | ((bits & 0x8000) << 16)).bitcast()
     }

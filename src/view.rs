@@ -647,8 +647,8 @@ impl<S: Simd, T: Float, const K: usize> Beside<S, T::Acc> for [&[T]; K] {
 
     #[inline(always)]
     fn len(self, mut len: usize) -> usize {
-        for row in self {
-            len = len.min(row.len());
+        for part in 0..K {
+            len = len.min(self[part].len());
         }
         len
     }
@@ -656,9 +656,9 @@ impl<S: Simd, T: Float, const K: usize> Beside<S, T::Acc> for [&[T]; K] {
     #[inline(always)]
     unsafe fn load(self, simd: S, index: usize) -> Self::Vectors {
         let mut vectors = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); K];
-        for (vector, row) in vectors.iter_mut().zip(self) {
+        for part in 0..K {
             // SAFETY: the caller's promise.
-            *vector = T::load(simd, unsafe { row.get_unchecked(index..index + Lanes::<S, T>::LEN) });
+            vectors[part] = T::load(simd, unsafe { self[part].get_unchecked(index..index + Lanes::<S, T>::LEN) });
         }
         vectors
     }
@@ -666,9 +666,9 @@ impl<S: Simd, T: Float, const K: usize> Beside<S, T::Acc> for [&[T]; K] {
     #[inline(always)]
     unsafe fn pad(self, simd: S, count: usize) -> Self::Vectors {
         let mut vectors = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); K];
-        for (vector, row) in vectors.iter_mut().zip(self) {
+        for part in 0..K {
             // SAFETY: the caller's promise.
-            *vector = unsafe { pad::<S, T>(simd, row.as_ptr(), count) };
+            vectors[part] = unsafe { pad::<S, T>(simd, self[part].as_ptr(), count) };
         }
         vectors
     }
@@ -785,13 +785,13 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
                 }
                 let results = f(vectors);
                 if whole && stream {
-                    for (part, result) in results.into_iter().enumerate() {
-                        simd::stream::<S, U>(result, self.target.add(index + part * lanes));
+                    for part in 0..IN_STEP {
+                        simd::stream::<S, U>(results[part], self.target.add(index + part * lanes));
                     }
                 } else {
                     let target = if whole { self.target.add(index) } else { output.as_mut_ptr() };
-                    for (part, result) in results.into_iter().enumerate() {
-                        U::store::<S>(result, slice::from_raw_parts_mut(target.add(part * lanes), lanes));
+                    for part in 0..IN_STEP {
+                        U::store::<S>(results[part], slice::from_raw_parts_mut(target.add(part * lanes), lanes));
                     }
                     if !whole {
                         for part in 0..count {
@@ -1258,8 +1258,16 @@ impl<'a, W: Copy, const G: usize> Strip<'a, W, G> {
             // SAFETY: `step` lies within each row, as was just checked, and the step's elements within each panel, as
             // the constructors checked.
             unsafe {
-                let values = rows.map(|row| &*row.add(step));
-                body(values, self.panels.map(|panel| slice::from_raw_parts(panel.offset(offset), width)));
+                // `map` over arrays is a call where it is not inlined, and a slow one.
+                let mut values = [&*rows[0].add(step); R];
+                for index in 1..R {
+                    values[index] = &*rows[index].add(step);
+                }
+                let mut panels = [slice::from_raw_parts(self.panels[0].offset(offset), width); G];
+                for index in 1..G {
+                    panels[index] = slice::from_raw_parts(self.panels[index].offset(offset), width);
+                }
+                body(values, panels);
             }
             offset += self.stride;
         }

@@ -1,6 +1,6 @@
 //! e^x, and the form of it that the other functions are made of: a power of two beside e^r - 1, not yet added up.
 
-use fearless_simd::{Simd, SimdFloat};
+use fearless_simd::Simd;
 
 use super::Several;
 use crate::float::Compute;
@@ -63,9 +63,9 @@ fn multiples_of_ln_2<S: Simd, C: Compute, const N: usize>(
 /// 2^n from a number whose lowest bits are n plus the exponent bias; the bits above fall out.
 #[inline(always)]
 fn power_of_two<S: Simd, C: Compute, const N: usize>(count: Several<S, C, N>) -> Several<S, C, N> {
-    count.each(
+    count.each_bits(
         #[inline(always)]
-        |count| C::Lanes::<S>::from_bits(count.to_bits() << C::MANTISSA_BITS),
+        |count| count << C::MANTISSA_BITS,
     )
 }
 
@@ -84,14 +84,14 @@ pub(super) fn exp<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> S
     let r = n.mul_add(n.splat(-C::LN_2_LOW), r);
     let rest = expm1_near_zero(r);
     // n + twice the bias, halved: two powers of two whose product reaches infinity above, and below rounds once.
-    let half = count.each(
+    let half = count.each_bits(
         #[inline(always)]
-        |count| C::Lanes::<S>::from_bits(count.to_bits() >> 1),
+        |count| count >> 1,
     );
-    let other = count.each_with(
+    let other = count.each_bits_with(
         half,
         #[inline(always)]
-        |count, half| C::Lanes::<S>::from_bits(count.to_bits() - half.to_bits()),
+        |count, half| count - half,
     );
     Parts { power: power_of_two(half), rest }.product() * power_of_two(other)
 }

@@ -1,6 +1,6 @@
 //! The natural logarithm.
 
-use fearless_simd::{Select, Simd, SimdBase, SimdFloat};
+use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat};
 
 use super::Several;
 use crate::float::Compute;
@@ -17,10 +17,10 @@ pub fn ln<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
     // normal = 2^n * m with sqrt(1/2) <= m < sqrt(2); n by way of a float whose lowest bits count ones.
     let one = Bits::<S, C>::splat(simd, C::ONE_BITS);
     let root = Bits::<S, C>::splat(simd, C::SQRT_HALF_BITS);
-    let bits = normal.to_bits() + (one - root);
+    let bits = normal.bitcast::<Bits<S, C>>() + (one - root);
     let count = (bits >> C::MANTISSA_BITS) | C::COUNT_BITS;
-    let n = C::Lanes::<S>::from_bits(count) - C::Lanes::<S>::splat(simd, C::COUNT_BIASED) + exponent;
-    let m = C::Lanes::<S>::from_bits((bits & C::MANTISSA_MASK) + root);
+    let n = count.bitcast::<C::Lanes<S>>() - C::Lanes::<S>::splat(simd, C::COUNT_BIASED) + exponent;
+    let m: C::Lanes<S> = ((bits & C::MANTISSA_MASK) + root).bitcast();
 
     // ln m = f - f^2 / 2 + s (f^2 / 2 + R(s^2)), with f = m - 1 and s = f / (2 + f)
     let f = m - C::ONE;

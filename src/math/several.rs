@@ -2,10 +2,13 @@
 
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
-use fearless_simd::{Select, Simd, SimdBase, SimdFloat};
+use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat};
 
 use crate::float::Compute;
 use crate::simd;
+
+/// A vector's bits.
+type Bits<S, C> = <<C as Compute>::Lanes<S> as SimdFloat<S>>::Bits;
 
 /// N vectors that take each step of a function together.
 ///
@@ -56,6 +59,25 @@ impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
             self.lanes[index] = f(self.lanes[index], other.lanes[index]);
         }
         self
+    }
+
+    /// `f` of the bits of each vector.
+    #[inline(always)]
+    pub(super) fn each_bits(self, f: impl Fn(Bits<S, C>) -> Bits<S, C>) -> Self {
+        // `from_bits` and `to_bits` would be called, not inlined: `bitcast` is what they do.
+        self.each(
+            #[inline(always)]
+            |x| f(x.bitcast()).bitcast(),
+        )
+    }
+
+    #[inline(always)]
+    pub(super) fn each_bits_with(self, other: Self, f: impl Fn(Bits<S, C>, Bits<S, C>) -> Bits<S, C>) -> Self {
+        self.each_with(
+            other,
+            #[inline(always)]
+            |x, other| f(x.bitcast(), other.bitcast()).bitcast(),
+        )
     }
 
     /// self * factor + term; rounded once where the CPU can.

@@ -1,6 +1,6 @@
 //! The logistic function, and x times it: silu, and gelu in its tanh form.
 
-use fearless_simd::{Simd, SimdFloat};
+use fearless_simd::Simd;
 
 use super::Several;
 use super::exponential::Parts;
@@ -37,9 +37,9 @@ pub(crate) fn gelu_tanh<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>
     let bounded = x.at_most(C::GELU_TANH_MAX);
     // (1 + tanh u) / 2 = 1 / (1 + e^-2u). An error of 2u counts up to four times in the result, so -2u is kept in two
     // numbers: the upper half of x's bits times the upper half of the factor's, which is exact, and the rest.
-    let high = bounded.each(
+    let high = bounded.each_bits(
         #[inline(always)]
-        |x| C::Lanes::<S>::from_bits(x.to_bits() & C::UPPER_HALF),
+        |x| x & C::UPPER_HALF,
     );
     let cubic = bounded * bounded * -C::GELU_TANH_CUBIC * bounded;
     let rest = (bounded - high).mul_add(x.splat(-C::GELU_TANH_HIGH), cubic);
