@@ -58,6 +58,8 @@ pub(super) use for_dtype;
 static BFLOAT16: AtomicI32 = AtomicI32::new(-1);
 
 impl Dtype {
+    pub(super) const ALL: [Self; 4] = [Self::F16, Self::Bf16, Self::F32, Self::F64];
+
     /// The dtype of a descriptor, whatever its byte order.
     #[inline]
     fn of(py: Python<'_>, descr: *mut PyArray_Descr) -> Option<Self> {
@@ -191,6 +193,11 @@ impl<'py> NdArray<'py> {
 
     pub(super) fn into_object(self) -> Bound<'py, PyAny> {
         self.0
+    }
+
+    /// The array as an object, once more.
+    pub(super) fn clone_object(&self) -> Bound<'py, PyAny> {
+        self.0.clone()
     }
 
     pub(super) fn as_array_ptr(&self) -> *mut PyArrayObject {

@@ -5,19 +5,26 @@ use std::string::String;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyString, PyTuple, PyType};
 
-use super::arrays::{Array, Dtype, take, take_all, take_as};
-use super::errors::{Shape, wrong_shape};
+use super::arrays::{Array, Dtype, NdArray, take, take_all, take_as};
+use super::errors::{Shape, type_name, wrong_shape};
 use super::layout::Block;
 use super::modern::{Object, Returned};
 use super::operations::Vector;
 use super::output::Output;
 use super::products::{Added, Layer, activation_of, block_of, run};
+use super::sequential::Stacks;
 use crate::PackedLinear;
 use crate::error::ShapeError;
 use crate::float::Float;
+use crate::gemm::driver::Residual;
 use crate::ops::activation::Activation;
+use crate::ops::sequential::Sequential;
+use crate::view::{Matrix, MatrixMut};
+
+/// Which layout panels have, for pickles and saved files: to be raised when `gemm::pack` changes it.
+const LAYOUT: u32 = 1;
 
 /// A packed weight of any dtype.
 #[derive(Debug)]
@@ -55,6 +62,44 @@ impl Layer for Packed {
             }
         }
     }
+}
+
+/// The types of a dtype: which layers take rows of them, and how.
+pub(super) trait Stored: Float {
+    const DTYPE: Dtype;
+
+    /// The layer's results for rows of this type, which it [takes](Linear::takes).
+    fn forward(layer: &Linear, x: Matrix<'_, Self>, out: MatrixMut<'_, Self>) -> Result<(), ShapeError>;
+
+    /// The stack for rows of this type.
+    fn of(stacks: &Stacks) -> Option<&Sequential<'static, Self>>;
+}
+
+macro_rules! stored {
+    ($($T:ty: $dtype:ident, $stack:ident, $($packed:ident by $forward:ident),+;)*) => { $(
+        impl Stored for $T {
+            const DTYPE: Dtype = Dtype::$dtype;
+
+            fn forward(layer: &Linear, x: Matrix<'_, Self>, mut out: MatrixMut<'_, Self>) -> Result<(), ShapeError> {
+                match &layer.packed {
+                    $(Packed::$packed(layer) => layer.$forward(x, Residual::None, out.reborrow()),)+
+                    // Another dtype: callers have asked whether the layer takes this one.
+                    _ => Ok(()),
+                }
+            }
+
+            fn of(stacks: &Stacks) -> Option<&Sequential<'static, Self>> {
+                stacks.$stack.as_ref()
+            }
+        }
+    )* };
+}
+
+stored! {
+    half::f16: F16, f16, F16 by forward;
+    half::bf16: Bf16, bf16, Bf16 by forward;
+    f32: F32, f32, F32 by forward, F16 by forward_wide, Bf16 by forward_wide;
+    f64: F64, f64, F64 by forward;
 }
 
 /// A linear layer whose weight is packed once and used many times: ``activation(x @ weight + bias + residual)``.
@@ -108,6 +153,9 @@ impl Layer for Packed {
 pub(super) struct Linear {
     packed: Packed,
     dtype: Dtype,
+    /// The arrays that panels and bias lie in, where they are not the layer's own.
+    #[expect(dead_code, reason = "kept alive")]
+    owner: std::vec::Vec<Py<PyAny>>,
 }
 
 /// The dtype that an argument names.
@@ -130,7 +178,7 @@ fn dtype_of(py: Python<'_>, dtype: Object<'_, '_>) -> PyResult<Dtype> {
 }
 
 /// The type that is computed in.
-fn compute(dtype: Dtype) -> Dtype {
+pub(super) fn compute(dtype: Dtype) -> Dtype {
     if dtype == Dtype::F64 { Dtype::F64 } else { Dtype::F32 }
 }
 
@@ -175,7 +223,7 @@ impl Linear {
                 )?),
             }
         };
-        Ok(Self { packed, dtype })
+        Ok(Self { packed, dtype, owner: std::vec::Vec::new() })
     }
 
     pub(super) fn shape(&self) -> [isize; 2] {
@@ -195,6 +243,89 @@ impl Linear {
     pub(super) fn layer(&self) -> &impl Layer {
         &self.packed
     }
+
+    /// The dtype of the weight.
+    pub(super) fn stored(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The bytes that weight and bias take.
+    pub(super) fn bytes(&self) -> usize {
+        each!(&self.packed, layer => layer.nbytes())
+    }
+
+    /// A layer over panels that were packed before, which are used where they lie.
+    fn from_panels(
+        panels: &Bound<'_, PyAny>,
+        shape: (usize, usize),
+        bias: Option<&Bound<'_, PyAny>>,
+        activation: Activation,
+        dtype: Dtype,
+    ) -> PyResult<Self> {
+        const OP: &str = "Linear";
+        fn numbers<T>(array: &NdArray<'_>) -> &'static [T] {
+            let len = array.len() * array.itemsize() / size_of::<T>();
+            // SAFETY: a contiguous array, aligned for `T`, whose bytes make numbers whatever they are. The layer keeps
+            // it alive as long as the slice is used. Who writes to it meanwhile gets wrong results, as with any array.
+            if len == 0 { &[] } else { unsafe { core::slice::from_raw_parts(array.data().cast(), len) } }
+        }
+        let panels = in_place(panels)?;
+        let bias = match bias {
+            Some(bias) => {
+                let bias = take(OP, "bias", bias)?;
+                if bias.dtype() != compute(dtype) {
+                    let (found, expected) = (bias.dtype().name(), compute(dtype).name());
+                    return Err(super::errors::wrong_dtype(OP, "bias", found, expected));
+                }
+                Some(bias.contiguous()?)
+            }
+            None => None,
+        };
+        macro_rules! build {
+            ($variant:ident, $T:ty) => {
+                Packed::$variant(PackedLinear::<$T>::from_packed(
+                    numbers(&panels),
+                    shape,
+                    bias.as_ref().map(|bias| numbers(bias)),
+                    activation,
+                )?)
+            };
+        }
+        let packed = match dtype {
+            Dtype::F16 => build!(F16, half::f16),
+            Dtype::Bf16 => build!(Bf16, half::bf16),
+            Dtype::F32 => build!(F32, f32),
+            Dtype::F64 => build!(F64, f64),
+        };
+        let panels = panels.clone_object().unbind();
+        let owner = core::iter::once(panels).chain(bias.map(|bias| bias.clone_object().unbind())).collect();
+        Ok(Self { packed, dtype, owner })
+    }
+}
+
+/// Panels as a contiguous array of bytes, copied only where vectors read from them would straddle cache lines.
+fn in_place<'py>(panels: &Bound<'py, PyAny>) -> PyResult<NdArray<'py>> {
+    const ALIGNMENT: usize = 32;
+    let wrong =
+        || PyTypeError::new_err(format!("Linear: panels must be bytes side by side, not {}", type_name(panels)));
+    let bytes = |object: &Bound<'py, PyAny>| {
+        NdArray::exact(object).filter(|array| array.is_c_contiguous() && array.itemsize() == 1).ok_or_else(wrong)
+    };
+    let array = bytes(panels)?;
+    if (array.data() as usize).is_multiple_of(ALIGNMENT) || array.len() == 0 {
+        return Ok(array);
+    }
+    let room = panels.py().import("numpy")?.call_method1("empty", (array.len() + ALIGNMENT, "u1"))?;
+    let start = (bytes(&room)?.data() as usize).wrapping_neg() % ALIGNMENT;
+    let copy = bytes(&room.get_item(pyo3::types::PySlice::new(
+        panels.py(),
+        start.cast_signed(),
+        (start + array.len()).cast_signed(),
+        1,
+    ))?)?;
+    // SAFETY: a fresh array of as many bytes.
+    unsafe { copy.data().copy_from_nonoverlapping(array.data(), array.len()) };
+    Ok(copy)
 }
 
 #[pymethods]
@@ -281,7 +412,7 @@ impl Linear {
     /// The bytes that weight and bias take, padding included.
     #[getter]
     fn nbytes(&self) -> usize {
-        each!(&self.packed, layer => layer.nbytes())
+        self.bytes()
     }
 
     /// A copy of the weight, of shape (in_features, out_features).
@@ -319,11 +450,103 @@ impl Linear {
         format!("Linear(in_features={k}, out_features={n}, bias={bias}, activation={activation}, dtype={dtype})")
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+    /// The packed weight as read-only bytes, where it lies, and the number of their layout: for files and pickles.
+    fn _panels<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, u32)> {
+        let bytes = Panels(slf.clone().unbind());
+        let view = slf.py().import("numpy")?.call_method1("asarray", (Bound::new(slf.py(), bytes)?,))?;
+        Ok((view, LAYOUT))
+    }
+
+    fn __reduce_ex__<'py>(slf: &Bound<'py, Self>, protocol: u32) -> PyResult<Bound<'py, PyTuple>> {
         let (py, this) = (slf.py(), slf.get());
-        let make = py.import("polyglot_bridge._core")?.getattr("_linear")?;
-        let state = (this.weight(py)?, this.bias(py)?, this.activation(), this.dtype.name());
-        (make, state).into_pyobject(py)
+        let core = py.import("polyglot_bridge._core")?;
+        let (bias, activation, dtype) = (this.bias(py)?, this.activation(), this.dtype.name());
+        if protocol >= 5 {
+            // The bytes go out of band where the pickler is asked for that, and are used where they arrive.
+            let (panels, layout) = Self::_panels(slf)?;
+            let [k, n] = this.shape();
+            let state = (panels, (k, n), bias, activation, dtype, layout);
+            return (core.getattr("_packed_linear")?, state).into_pyobject(py);
+        }
+        (core.getattr("_linear")?, (this.weight(py)?, bias, activation, dtype)).into_pyobject(py)
+    }
+
+    /// Writes the layer to a safetensors file, packed as it is used.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : str or os.PathLike
+    ///     The file, replaced in one step where it is there.
+    #[pyo3(signature = (path))]
+    fn save<'py>(slf: &Bound<'py, Self>, path: Object<'_, 'py>) -> PyResult<()> {
+        slf.py().import("polyglot_bridge._saved")?.call_method1("save", (slf, path)).map(drop)
+    }
+
+    /// Reads what `save` wrote.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : str or os.PathLike
+    ///     The file.
+    /// mmap : bool, default True
+    ///     Whether the weight stays in the file and is used in place: processes that load one file share one copy of it.
+    ///
+    /// Returns
+    /// -------
+    /// Linear
+    #[classmethod]
+    #[pyo3(signature = (path, *, mmap=true))]
+    fn load<'py>(class: &Bound<'py, PyType>, path: Object<'_, 'py>, mmap: bool) -> Returned<'py> {
+        class.py().import("polyglot_bridge._saved")?.call_method1("load", (class, path, mmap))
+    }
+
+    /// The layer of a PyTorch module, or of a state dict.
+    ///
+    /// Parameters
+    /// ----------
+    /// module : torch.nn.Linear or mapping
+    ///     What has a weight of shape (out, in) and perhaps a bias, as attributes or under these names.
+    /// prefix : str, default ""
+    ///     What stands before the names in a state dict, say "encoder.0.".
+    /// activation, dtype : optional
+    ///     As for `Linear`.
+    ///
+    /// Returns
+    /// -------
+    /// Linear
+    #[classmethod]
+    #[pyo3(signature = (module, *, prefix=None, activation=None, dtype=None), text_signature = "(module, *, prefix='', activation=None, dtype=None)")]
+    fn from_torch<'py>(
+        class: &Bound<'py, PyType>,
+        module: Object<'_, 'py>,
+        prefix: Option<Object<'_, 'py>>,
+        activation: Option<Object<'_, 'py>>,
+        dtype: Option<Object<'_, 'py>>,
+    ) -> Returned<'py> {
+        let convert = class.py().import("polyglot_bridge._convert")?;
+        convert.call_method1("linear_from_torch", (module, prefix, activation, dtype))
+    }
+}
+
+/// The panels of a layer as a buffer of bytes, through `__array_interface__`, which the array keeps alive.
+#[pyclass(name = "_Panels", module = "polyglot_bridge._core", frozen)]
+#[derive(Debug)]
+struct Panels(Py<Linear>);
+
+#[pymethods]
+impl Panels {
+    #[getter]
+    fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyDict>> {
+        let (address, bytes) = each!(&self.0.get().packed, layer => {
+            let panels = layer.panels();
+            (panels.as_ptr() as usize, size_of_val(panels))
+        });
+        let interface = pyo3::types::PyDict::new(py);
+        interface.set_item("version", 3)?;
+        interface.set_item("shape", (bytes,))?;
+        interface.set_item("typestr", "|u1")?;
+        interface.set_item("data", (address, true))?;
+        Ok(interface)
     }
 }
 
@@ -365,4 +588,27 @@ pub(super) fn _linear(
     dtype: Object<'_, '_>,
 ) -> PyResult<Linear> {
     Linear::new(weight, bias, activation, Some(dtype))
+}
+
+/// Makes a `Linear` over packed panels, an array of bytes, which are used where they lie.
+#[pyfunction]
+#[pyo3(signature = (panels, shape, bias, activation, dtype, layout))]
+pub(super) fn _packed_linear(
+    panels: Object<'_, '_>,
+    shape: (usize, usize),
+    bias: Option<Object<'_, '_>>,
+    activation: Option<Object<'_, '_>>,
+    dtype: Object<'_, '_>,
+    layout: u32,
+) -> PyResult<Linear> {
+    if layout != LAYOUT {
+        return Err(PyValueError::new_err(format!(
+            "Linear: packed weights have layout {layout}, this version of polyglot_bridge reads layout {LAYOUT}"
+        )));
+    }
+    let name = dtype.extract::<String>()?;
+    let Some(dtype) = Dtype::from_name(&name) else {
+        return Err(PyTypeError::new_err(format!("Linear: dtype must be the name of a float type, not {name}")));
+    };
+    Linear::from_panels(panels, shape, bias, activation_of("Linear", activation)?, dtype)
 }

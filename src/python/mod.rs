@@ -19,6 +19,7 @@ mod output;
 mod products;
 mod reduce;
 mod rowwise;
+mod sequential;
 mod threads;
 
 use pyo3::prelude::*;
@@ -45,7 +46,12 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     module.add_class::<threads::Threads>()?;
     module.add_class::<layers::Linear>()?;
-    // Not public: what pickles call.
+    module.add_class::<sequential::RowOperation>()?;
+    module.add_class::<sequential::Sequential>()?;
+    // Not public: what pickles and saved files call.
     module.setattr("_linear", wrap_pyfunction!(layers::_linear, module)?)?;
+    module.setattr("_packed_linear", wrap_pyfunction!(layers::_packed_linear, module)?)?;
+    module.setattr("_row_operation", wrap_pyfunction!(sequential::_row_operation, module)?)?;
+    module.setattr("_sequential", wrap_pyfunction!(sequential::_sequential, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -100,6 +100,12 @@ pub(super) trait Layer: Sync {
     ///
     /// The blocks lie in live arrays of `dtype`; nothing but `added` shares memory with `out`.
     unsafe fn run(&self, dtype: Dtype, x: &Block, added: Added, out: &Block) -> Result<(), ShapeError>;
+
+    /// How many multiplications a row takes, roughly.
+    #[inline]
+    fn work(&self, k: npy_intp, n: npy_intp) -> f32 {
+        k as f32 * n as f32
+    }
 }
 
 /// A weight as the caller passed it.
@@ -237,7 +243,7 @@ pub(super) fn run<'py, L: Layer>(
     }
     let item = dtype.size().cast_signed();
     let rows = output.target().len() / n.unsigned_abs();
-    let small = rows as f32 * k as f32 * n as f32 * COST < KEEP_GIL;
+    let small = rows as f32 * layer.work(k, n) * COST < KEEP_GIL;
     let dense = |array: &NdArray<'py>| array.is_c_contiguous();
     let mut plan = None;
     if !(dense(&x) && residual.as_deref().is_none_or(dense) && dense(output.target())) {

@@ -1,6 +1,7 @@
 """Types of the public names. Arrays keep their dtype; lists and integers become float64."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Literal, SupportsFloat, SupportsIndex, TypeAlias, TypeVar, final, overload
 
@@ -12,10 +13,13 @@ from . import models as models
 __version__: Final[str]
 __all__ = [
     "Linear",
+    "RowOperation",
+    "Sequential",
     "__version__",
     "cache_info",
     "clear_cache",
     "dropout_add",
+    "from_sklearn",
     "fused_dropout_add",
     "fused_layer_norm",
     "fused_linear",
@@ -27,6 +31,7 @@ __all__ = [
     "get_num_threads",
     "layer_norm",
     "linear",
+    "load_file",
     "log_softmax",
     "matmul",
     "matmul_numpy",
@@ -39,6 +44,7 @@ __all__ = [
     "relu_numpy",
     "relu_numpy_f32",
     "rms_norm",
+    "save_file",
     "scale",
     "set_cache_limit",
     "set_num_threads",
@@ -56,6 +62,8 @@ __all__ = [
 
 _Number: TypeAlias = SupportsFloat | SupportsIndex
 _Activation: TypeAlias = Literal["relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"]
+_RowOperation: TypeAlias = _Activation | Literal["softmax", "log_softmax", "layer_norm", "rms_norm"]
+_Path: TypeAlias = str | PathLike[str]
 _Scalar = TypeVar("_Scalar", bound=np.floating[Any])
 _Out = TypeVar("_Out", bound=npt.NDArray[Any])
 _Array: TypeAlias = npt.NDArray[_Scalar]
@@ -229,6 +237,7 @@ def dropout_add(
     *,
     out: _Out,
 ) -> _Out: ...
+
 @final
 class Linear:
     def __new__(
@@ -263,18 +272,104 @@ class Linear:
     def weight(self) -> _Array[Any]: ...
     @property
     def bias(self) -> _Array[Any] | None: ...
+    def save(self, path: _Path) -> None: ...
+    @classmethod
+    def load(cls, path: _Path, *, mmap: bool = True) -> Linear: ...
+    @classmethod
+    def from_torch(
+        cls,
+        module: object | Mapping[str, Any],
+        *,
+        prefix: str = "",
+        activation: _Activation | None = None,
+        dtype: npt.DTypeLike | None = None,
+    ) -> Linear: ...
+    def _panels(self) -> tuple[npt.NDArray[np.uint8], int]: ...
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> tuple[Any, ...]: ...
+
+@final
+class RowOperation:
+    def __new__(
+        cls,
+        name: _RowOperation,
+        weight: npt.ArrayLike | None = None,
+        bias: npt.ArrayLike | None = None,
+        *,
+        eps: _Number | None = None,
+    ) -> RowOperation: ...
+    @overload
+    def __call__(self, x: _Array[_Scalar], out: None = None) -> _Array[_Scalar]: ...
+    @overload
+    def __call__(self, x: npt.ArrayLike, out: None = None) -> _Array[Any]: ...
+    @overload
+    def __call__(self, x: npt.ArrayLike, out: _Out) -> _Out: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def weight(self) -> _Array[Any] | None: ...
+    @property
+    def bias(self) -> _Array[Any] | None: ...
+    @property
+    def eps(self) -> float | None: ...
+    @property
+    def features(self) -> int | None: ...
     def __reduce__(self) -> tuple[Any, ...]: ...
 
+_Layer: TypeAlias = Linear | RowOperation | Sequential
+
+@final
+class Sequential:
+    def __new__(cls, layers: Iterable[_Layer | _RowOperation | Callable[..., _Array[Any]]]) -> Sequential: ...
+    @overload
+    def __call__(self, x: _Array[_Scalar], out: None = None) -> _Array[_Scalar]: ...
+    @overload
+    def __call__(self, x: npt.ArrayLike, out: None = None) -> _Array[Any]: ...
+    @overload
+    def __call__(self, x: npt.ArrayLike, out: _Out) -> _Out: ...
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> _Layer: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> Sequential: ...
+    def __iter__(self) -> Iterator[_Layer]: ...
+    @property
+    def in_features(self) -> int | None: ...
+    @property
+    def out_features(self) -> int | None: ...
+    @property
+    def dtypes(self) -> tuple[str, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    def save(self, path: _Path) -> None: ...
+    @classmethod
+    def load(cls, path: _Path, *, mmap: bool = True) -> Sequential: ...
+    @classmethod
+    def from_torch(
+        cls,
+        module: object | Mapping[str, Any],
+        *,
+        activation: _Activation | None = None,
+        dtype: npt.DTypeLike | None = None,
+    ) -> Sequential: ...
+    @classmethod
+    def from_sklearn(cls, model: object, *, dtype: npt.DTypeLike | None = None) -> Sequential: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+def from_sklearn(model: object, dtype: npt.DTypeLike | None = None) -> Sequential: ...
+def load_file(path: _Path, *, mmap: bool = True) -> dict[str, _Array[Any]]: ...
+def save_file(tensors: Mapping[str, _Array[Any]], path: _Path, metadata: Mapping[str, str] | None = None) -> None: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: SupportsIndex | None) -> None: ...
 def set_cache_limit(bytes: SupportsIndex) -> None: ...
 def clear_cache() -> None: ...
 def cache_info() -> dict[str, int]: ...
+
 @final
 class threads:
     def __new__(cls, n: SupportsIndex) -> threads: ...
     def __enter__(self) -> threads: ...
     def __exit__(self, *_exception: type[BaseException] | BaseException | TracebackType | None) -> None: ...
+
 def sum_of_squares(numbers: Sequence[_Number] | npt.NDArray[Any]) -> float: ...
 def matrix_multiply(
     a: Sequence[Sequence[_Number]] | Sequence[npt.NDArray[Any]] | npt.NDArray[Any],

@@ -29,7 +29,7 @@ def test_names():
 @pytest.mark.parametrize("name", PUBLIC)
 def test_docstring_and_its_examples(name):
     value = getattr(pb, name)
-    documentation = value.__doc__
+    documentation = inspect.getdoc(value)
     assert documentation and "Examples\n--------" in documentation
     summary = documentation.split("\n")[0]
     assert summary.endswith(".") and len(summary) < 120

@@ -185,7 +185,7 @@ def test_a_file_is_read_under_all_its_names(tmp_path, prefix, old):
         for now, before in names.items():
             stored = {name.replace(now, before): value for name, value in stored.items()}
     stored["cls.predictions.bias"] = np.zeros(3, np.float32)
-    _safetensors.save(tmp_path / "model.safetensors", stored, {"format": "pt"})
+    _safetensors.save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
     described = {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__} | {"model_type": "bert"}
     (tmp_path / "config.json").write_text(json.dumps(described))
     steps = []
@@ -230,7 +230,7 @@ def test_safetensors_keep_what_they_are_given(tmp_path):
         "five": np.arange(3, dtype=np.int64)[::-1],
         "six": np.arange(4, dtype=">i4"),
     }
-    _safetensors.save(tmp_path / "file", tensors, {"a": "b"})
+    _safetensors.save_file(tensors, tmp_path / "file", {"a": "b"})
     found = _safetensors.load(tmp_path / "file")
     assert found.keys() == tensors.keys()
     for name, value in tensors.items():
@@ -241,7 +241,7 @@ def test_safetensors_keep_what_they_are_given(tmp_path):
 def test_bfloat16_tensors_become_float32(tmp_path):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     values = np.array([1.0, -2.5, np.inf], ml_dtypes.bfloat16)
-    _safetensors.save(tmp_path / "file", {"x": values}, {})
+    _safetensors.save_file({"x": values}, tmp_path / "file", {})
     found = _safetensors.load(tmp_path / "file")["x"]
     assert found.dtype == np.float32 and np.array_equal(found, values.astype(np.float32))
 

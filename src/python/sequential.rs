@@ -1,0 +1,813 @@
+//! `Sequential`, a stack of layers that runs block of rows by block of rows, and `RowOperation`, what it holds beside
+//! `Linear`. Stacking is `ops::sequential`'s; saving, loading and conversions are written in Python.
+
+use std::boxed::Box;
+use std::format;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use numpy::npyffi::npy_intp;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PySlice, PyString, PyTuple, PyType};
+
+use super::arrays::{Array, Dtype, for_dtype, take, take_all, take_as};
+use super::errors::{Shape, type_name, wrong_shape};
+use super::layers::{Linear, Stored, compute};
+use super::layout::Block;
+use super::modern::{Object, Returned};
+use super::operations::{LayerNorm, LogSoftmax, RmsNorm, Softmax, Vector};
+use super::products::{self, Added, Layer};
+use super::rowwise::run;
+use crate::error::ShapeError;
+use crate::float::Compute;
+use crate::ops::activation::{Activation, activate};
+use crate::ops::sequential as stack;
+use crate::view::{Matrix, MatrixMut};
+
+/// What a row operation computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Softmax,
+    LogSoftmax,
+    LayerNorm,
+    RmsNorm,
+    Activation(Activation),
+}
+
+impl Kind {
+    const NORMS: [Self; 4] = [Self::Softmax, Self::LogSoftmax, Self::LayerNorm, Self::RmsNorm];
+
+    fn all() -> impl Iterator<Item = Self> {
+        let named = Activation::ALL.into_iter().filter(|&activation| activation != Activation::None);
+        Self::NORMS.into_iter().chain(named.map(Self::Activation))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Softmax => "softmax",
+            Self::LogSoftmax => "log_softmax",
+            Self::LayerNorm => "layer_norm",
+            Self::RmsNorm => "rms_norm",
+            Self::Activation(activation) => activation.name(),
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::all().find(|kind| kind.name() == name)
+    }
+
+    /// The value of `eps` where none is given; `None` where there is no such thing.
+    fn eps(self) -> Option<f64> {
+        match self {
+            Self::LayerNorm => Some(1e-5),
+            Self::RmsNorm => Some(1e-6),
+            _ => None,
+        }
+    }
+}
+
+/// A row operation with its parameters, for a `Sequential`: softmax, a normalisation, or an activation.
+///
+/// Its results are those of the function of the same name along the last axis, bit for bit. In a `Sequential` the name
+/// alone will do where there are no parameters.
+///
+/// Parameters
+/// ----------
+/// name : {"softmax", "log_softmax", "layer_norm", "rms_norm", "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"}
+///     What is computed.
+/// weight, bias : array_like, optional
+///     For "layer_norm" one value a column each, for "rms_norm" the weight only. They are copied. Those of float16 or
+///     bfloat16 fit `x` of float32 too.
+/// eps : float, optional
+///     For the two norms: 1e-5 for "layer_norm", 1e-6 for "rms_norm".
+///
+/// Attributes
+/// ----------
+/// name : str
+///     What is computed.
+/// weight, bias : ndarray or None
+///     The parameters, read-only.
+/// eps : float or None
+///     What is added to the variance or the mean square.
+/// features : int or None
+///     How many columns `x` must have; None where any number will do.
+///
+/// Raises
+/// ------
+/// TypeError
+///     `weight` or `bias` is no array of floats, or they differ in dtype.
+/// ValueError
+///     The name is unknown, the operation has no such parameter, or shapes do not fit.
+///
+/// Examples
+/// --------
+/// >>> import numpy as np
+/// >>> import polyglot_bridge as pb
+/// >>> norm = pb.RowOperation("layer_norm", np.array([1.0, 1.0, 2.0]), eps=0.0)
+/// >>> norm
+/// RowOperation('layer_norm', weight=True, bias=False, eps=0.0)
+/// >>> norm(np.array([[1.0, 2.0, 3.0]])).round(4)
+/// array([[-1.2247,  0.    ,  2.4495]])
+#[pyclass(module = "polyglot_bridge", frozen)]
+#[derive(Debug)]
+pub(super) struct RowOperation {
+    kind: Kind,
+    weight: Option<Py<PyAny>>,
+    bias: Option<Py<PyAny>>,
+    eps: f64,
+    /// Of the weight and the bias: their dtype and length.
+    own: Option<(Dtype, usize)>,
+}
+
+impl RowOperation {
+    fn plain(kind: Kind) -> Self {
+        Self { kind, weight: None, bias: None, eps: kind.eps().unwrap_or(0.0), own: None }
+    }
+
+    fn takes(&self, dtype: Dtype) -> bool {
+        self.own.is_none_or(|(own, _)| dtype == own || dtype == compute(own))
+    }
+
+    /// Weight and bias in the dtype of a call.
+    fn parameters<'py>(&self, py: Python<'py>, dtype: Dtype) -> PyResult<[Option<Array<'py>>; 2]> {
+        let cast = |parameter: &Option<Py<PyAny>>| match parameter {
+            Some(array) => take(NAME, "weight", array.bind(py))?.cast_to(dtype).map(Some),
+            None => Ok(None),
+        };
+        Ok([cast(&self.weight)?, cast(&self.bias)?])
+    }
+
+    fn layer<T: Stored>(&self, py: Python<'_>) -> PyResult<Option<stack::RowOperation<T>>> {
+        if !self.takes(T::DTYPE) {
+            return Ok(None);
+        }
+        let parameters = self.parameters(py, T::DTYPE)?;
+        let [weight, bias] = parameters.map(|parameter| {
+            // SAFETY: an array of this dtype, contiguous, alive here.
+            parameter.as_ref().map(|parameter| unsafe { Vector::new(parameter).slice::<T>() }.to_vec())
+        });
+        let eps = T::Acc::from_f64(self.eps);
+        Ok(Some(match self.kind {
+            Kind::Softmax => stack::RowOperation::Softmax,
+            Kind::LogSoftmax => stack::RowOperation::LogSoftmax,
+            Kind::LayerNorm => stack::RowOperation::LayerNorm { weight, bias, eps },
+            Kind::RmsNorm => stack::RowOperation::RmsNorm { weight, eps },
+            Kind::Activation(activation) => stack::RowOperation::Activation(activation),
+        }))
+    }
+}
+
+const NAME: &str = "RowOperation";
+
+#[pymethods]
+impl RowOperation {
+    #[new]
+    #[pyo3(signature = (name, weight=None, bias=None, *, eps=None))]
+    fn new(
+        name: Object<'_, '_>,
+        weight: Option<Object<'_, '_>>,
+        bias: Option<Object<'_, '_>>,
+        eps: Option<Object<'_, '_>>,
+    ) -> PyResult<Self> {
+        let text = name.cast::<PyString>().ok().map(PyStringMethods::to_cow).transpose()?;
+        let Some(kind) = text.as_deref().and_then(Kind::from_name) else {
+            return Err(PyValueError::new_err(format!("{NAME}: name must be {}, not {}", names(), name.repr()?)));
+        };
+        let surplus = [
+            ("weight", weight.is_some() && kind.eps().is_none()),
+            ("bias", bias.is_some() && kind != Kind::LayerNorm),
+            ("eps", eps.is_some() && kind.eps().is_none()),
+        ];
+        if let Some((parameter, _)) = surplus.into_iter().find(|&(_, surplus)| surplus) {
+            return Err(PyValueError::new_err(format!("{NAME}: {} has no {parameter}", kind.name())));
+        }
+        let eps = match eps {
+            Some(eps) => super::arguments::number(NAME, "eps", eps)?,
+            None => kind.eps().unwrap_or(0.0),
+        };
+        let (names, given) = (["weight", "bias"], [weight, bias]);
+        let arrays = match given {
+            [None, None] => [None, None],
+            [Some(_), _] => take_all(NAME, [(names[0], weight), (names[1], bias)])?.0,
+            [None, Some(bias)] => [None, Some(take(NAME, names[1], bias)?)],
+        };
+        let mut own = None;
+        for (name, array) in names.into_iter().zip(&arrays) {
+            let Some(array) = array else { continue };
+            let len = own.map_or(array.len(), |(_, len)| len);
+            if array.shape() != [len.cast_signed()] {
+                let expected = if array.ndim() == 1 { len } else { array.len() }.cast_signed();
+                return Err(wrong_shape(NAME, name, array.shape(), &[expected], ", one value a column"));
+            }
+            own = Some((array.dtype(), len));
+        }
+        let kept = arrays.map(|array| array.map(|array| keep(&array)).transpose());
+        let [weight, bias] = kept;
+        Ok(Self { kind, weight: weight?, bias: bias?, eps, own })
+    }
+
+    #[pyo3(signature = (x, out=None))]
+    fn __call__<'py>(&self, x: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
+        let op = self.kind.name();
+        let x = match self.own {
+            Some((own, _)) => take_as(op, "x", x, own)?,
+            None => take(op, "x", x)?,
+        };
+        let axis = x.ndim().saturating_sub(1);
+        if let Some((own, len)) = self.own {
+            if !self.takes(x.dtype()) {
+                let (found, own) = (x.dtype().name(), own.name());
+                return Err(PyTypeError::new_err(format!("{op}: x has dtype {found}, the weight has dtype {own}")));
+            }
+            if x.shape().last().copied().unwrap_or(1) != len.cast_signed() {
+                let shape = Shape(x.shape());
+                return Err(PyValueError::new_err(format!(
+                    "{op}: x has shape {shape} and weight has shape ({len},): the last dimension of x must be {len}"
+                )));
+            }
+        }
+        let [weight, bias] = self.parameters(x.py(), x.dtype())?;
+        let vectors = [weight.as_ref().map(Vector::new), bias.as_ref().map(Vector::new)];
+        let read: Vec<_> = [weight.as_deref(), bias.as_deref()].into_iter().flatten().collect();
+        let ([weight, bias], eps) = (vectors, self.eps);
+        match self.kind {
+            Kind::Softmax => run(op, &Softmax, &x, &[], &read, Some(axis), out),
+            Kind::LogSoftmax => run(op, &LogSoftmax, &x, &[], &read, Some(axis), out),
+            Kind::LayerNorm => run(op, &LayerNorm { weight, bias, eps }, &x, &[], &read, Some(axis), out),
+            Kind::RmsNorm => run(op, &RmsNorm { weight, eps }, &x, &[], &read, Some(axis), out),
+            Kind::Activation(activation) => run(op, &activation, &x, &[], &read, None, out),
+        }
+    }
+
+    /// What is computed.
+    #[getter]
+    fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    /// One factor a column, read-only, or None.
+    #[getter]
+    fn weight(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.weight.as_ref().map(|weight| weight.clone_ref(py))
+    }
+
+    /// One summand a column, read-only, or None.
+    #[getter]
+    fn bias(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.bias.as_ref().map(|bias| bias.clone_ref(py))
+    }
+
+    /// What is added to the variance or the mean square; None where there is no such thing.
+    #[getter]
+    fn eps(&self) -> Option<f64> {
+        self.kind.eps().map(|_| self.eps)
+    }
+
+    /// How many columns `x` must have; None where any number will do.
+    #[getter]
+    fn features(&self) -> Option<usize> {
+        self.own.map(|(_, len)| len)
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let name = self.kind.name();
+        let Some(eps) = self.eps() else { return Ok(format!("RowOperation('{name}')")) };
+        let truth = |given: bool| if given { "True" } else { "False" };
+        let bias = match self.kind {
+            Kind::LayerNorm => format!(", bias={}", truth(self.bias.is_some())),
+            _ => String::new(),
+        };
+        let eps = pyo3::types::PyFloat::new(py, eps).repr()?;
+        Ok(format!("RowOperation('{name}', weight={}{bias}, eps={eps})", truth(self.weight.is_some())))
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let (py, this) = (slf.py(), slf.get());
+        let make = py.import("polyglot_bridge._core")?.getattr("_row_operation")?;
+        let state = (this.name(), this.weight(py), this.bias(py), this.eps());
+        (make, state).into_pyobject(py)
+    }
+}
+
+/// Makes a `RowOperation` again from what its pickle holds.
+#[pyfunction]
+#[pyo3(signature = (name, weight, bias, eps))]
+pub(super) fn _row_operation(
+    name: Object<'_, '_>,
+    weight: Option<Object<'_, '_>>,
+    bias: Option<Object<'_, '_>>,
+    eps: Option<Object<'_, '_>>,
+) -> PyResult<RowOperation> {
+    RowOperation::new(name, weight, bias, eps)
+}
+
+/// The names of row operations, for messages.
+fn names() -> String {
+    let names: Vec<&str> = Kind::all().map(Kind::name).collect();
+    format!("one of \"{}\"", names.join("\", \""))
+}
+
+/// A contiguous, read-only copy.
+fn keep(array: &Array<'_>) -> PyResult<Py<PyAny>> {
+    let copy = array.contiguous()?.clone_object().call_method0("copy")?;
+    copy.getattr("flags")?.setattr("writeable", false)?;
+    Ok(copy.unbind())
+}
+
+/// One layer of a stack.
+#[derive(Debug)]
+enum Entry {
+    Linear(Py<Linear>),
+    Row(Py<RowOperation>),
+    Stack(Py<Sequential>),
+}
+
+impl Entry {
+    /// The layer that an object stands for: itself, or a row operation by its name or its function.
+    fn new(object: &Bound<'_, PyAny>, index: usize) -> PyResult<Self> {
+        if let Ok(layer) = object.cast::<Linear>() {
+            return Ok(Self::Linear(layer.clone().unbind()));
+        }
+        if let Ok(layer) = object.cast::<RowOperation>() {
+            return Ok(Self::Row(layer.clone().unbind()));
+        }
+        if let Ok(layer) = object.cast::<Sequential>() {
+            return Ok(Self::Stack(layer.clone().unbind()));
+        }
+        let text = object.cast::<PyString>().ok().map(PyStringMethods::to_cow).transpose()?;
+        let kind = match &text {
+            Some(name) => Kind::from_name(name),
+            None => function_kind(object)?,
+        };
+        match kind {
+            Some(kind) => Ok(Self::Row(Py::new(object.py(), RowOperation::plain(kind))?)),
+            None if text.is_some() => Err(PyValueError::new_err(format!(
+                "Sequential: layers[{index}] must be {}, not {}",
+                names(),
+                object.repr()?
+            ))),
+            None => Err(PyTypeError::new_err(format!(
+                "Sequential: layers[{index}] must be a Linear, a RowOperation, a Sequential or the name of a row \
+                 operation, not {}",
+                type_name(object)
+            ))),
+        }
+    }
+
+    fn takes(&self, dtype: Dtype) -> bool {
+        match self {
+            Self::Linear(layer) => layer.get().takes(dtype),
+            Self::Row(layer) => layer.get().takes(dtype),
+            Self::Stack(layer) => layer.get().stacks.has(dtype),
+        }
+    }
+
+    /// The dtype of the layer's parameters.
+    fn dtype(&self) -> Option<Dtype> {
+        match self {
+            Self::Linear(layer) => Some(layer.get().stored()),
+            Self::Row(layer) => layer.get().own.map(|(dtype, _)| dtype),
+            Self::Stack(layer) => layer.get().dtype,
+        }
+    }
+
+    /// How many columns the layer takes, where it minds, and how many it gives for as many.
+    fn features(&self, given: Option<usize>) -> (Option<usize>, Option<usize>) {
+        match self {
+            Self::Linear(layer) => {
+                let [takes, gives] = layer.get().shape().map(isize::unsigned_abs);
+                (Some(takes), Some(gives))
+            }
+            Self::Row(layer) => {
+                let own = layer.get().own.map(|(_, len)| len);
+                (own, own.or(given))
+            }
+            Self::Stack(layer) => {
+                let layer = layer.get();
+                (layer.in_features, layer.out_features.or(given))
+            }
+        }
+    }
+
+    fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        match self {
+            Self::Linear(layer) => layer.bind(py).clone().into_any(),
+            Self::Row(layer) => layer.bind(py).clone().into_any(),
+            Self::Stack(layer) => layer.bind(py).clone().into_any(),
+        }
+    }
+
+    /// The layer for rows of `T`, where it takes those.
+    fn layer<T: Stored>(&self, py: Python<'_>) -> PyResult<Option<Box<dyn stack::Layer<T>>>> {
+        if !self.takes(T::DTYPE) {
+            return Ok(None);
+        }
+        Ok(match self {
+            Self::Linear(layer) => Some(Box::new(Shared(layer.clone_ref(py)))),
+            Self::Row(layer) => match layer.get().layer::<T>(py)? {
+                Some(layer) => Some(Box::new(layer)),
+                None => None,
+            },
+            Self::Stack(layer) => Some(Box::new(Shared(layer.clone_ref(py)))),
+        })
+    }
+}
+
+/// One of this package's functions, as a row operation.
+fn function_kind(object: &Bound<'_, PyAny>) -> PyResult<Option<Kind>> {
+    let Ok(name) = object.getattr("__name__").and_then(|name| name.extract::<String>()) else { return Ok(None) };
+    let Some(kind) = Kind::from_name(&name) else { return Ok(None) };
+    let own = object.py().import("polyglot_bridge._core")?;
+    Ok(own.getattr(name.as_str()).is_ok_and(|function| function.is(object)).then_some(kind))
+}
+
+/// A Python object that is a layer, in a stack that may run without the GIL.
+struct Shared<P>(Py<P>);
+
+impl<T: Stored> stack::Layer<T> for Shared<Linear> {
+    fn in_features(&self) -> Option<usize> {
+        Some(self.0.get().shape()[0].unsigned_abs())
+    }
+
+    fn out_features(&self, _: usize) -> usize {
+        self.0.get().shape()[1].unsigned_abs()
+    }
+
+    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
+        T::forward(self.0.get(), x, out)
+    }
+}
+
+impl<T: Stored> stack::Layer<T> for Shared<Sequential> {
+    fn in_features(&self) -> Option<usize> {
+        self.0.get().in_features
+    }
+
+    fn out_features(&self, in_features: usize) -> usize {
+        self.0.get().out_features.unwrap_or(in_features)
+    }
+
+    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
+        match T::of(&self.0.get().stacks) {
+            Some(stack) => stack.forward(x, out),
+            // It was asked for before the outer stack was made.
+            None => activate(Activation::None, x, out),
+        }
+    }
+}
+
+/// A stack for each dtype that all of its layers take.
+#[derive(Debug, Default)]
+pub(super) struct Stacks {
+    pub(super) f16: Option<stack::Sequential<'static, half::f16>>,
+    pub(super) bf16: Option<stack::Sequential<'static, half::bf16>>,
+    pub(super) f32: Option<stack::Sequential<'static, f32>>,
+    pub(super) f64: Option<stack::Sequential<'static, f64>>,
+}
+
+impl Stacks {
+    fn new(py: Python<'_>, layers: &[Entry]) -> PyResult<Self> {
+        fn stack<T: Stored>(py: Python<'_>, layers: &[Entry]) -> PyResult<Option<stack::Sequential<'static, T>>> {
+            let layers: PyResult<Option<Vec<_>>> = layers.iter().map(|entry| entry.layer::<T>(py)).collect();
+            Ok(layers?.map(stack::Sequential::new))
+        }
+        Ok(Self { f16: stack(py, layers)?, bf16: stack(py, layers)?, f32: stack(py, layers)?, f64: stack(py, layers)? })
+    }
+
+    fn has(&self, dtype: Dtype) -> bool {
+        for_dtype!(dtype, T => T::of(self).is_some())
+    }
+}
+
+/// A stack as what turns rows of k values into rows of n.
+struct Call<'a> {
+    stacks: &'a Stacks,
+    work: f32,
+}
+
+impl Layer for Call<'_> {
+    unsafe fn run(&self, dtype: Dtype, x: &Block, _: Added, out: &Block) -> Result<(), ShapeError> {
+        for_dtype!(dtype, T => match T::of(self.stacks) {
+            // SAFETY: the caller's promise.
+            Some(stack) => unsafe { stack.forward(x.matrix::<T>(), out.matrix_mut::<T>()) },
+            None => Ok(()),
+        })
+    }
+
+    fn work(&self, _: npy_intp, _: npy_intp) -> f32 {
+        self.work
+    }
+}
+
+/// A stack of layers that run one after the other, block of rows by block of rows.
+///
+/// So what one layer leaves is still in the cache when the next reads it. The results are those of the layers called one by one, bit for bit. It may be called from many threads at once, and
+/// is itself a layer. It is iterable, has a length, and gives its layers by index, parts of itself by slice.
+///
+/// Parameters
+/// ----------
+/// layers : iterable
+///     Each a `Linear`, a `RowOperation`, another `Sequential`, or the name of a row operation without parameters:
+///     "softmax", "log_softmax", "layer_norm", "rms_norm", "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh". The
+///     functions of those names will do as well. Row operations work along the last axis.
+///
+/// Attributes
+/// ----------
+/// in_features, out_features : int or None
+///     How many columns `x` must have and the result has; None where the layers do not say.
+/// dtypes : tuple of str
+///     The dtypes that `x` may have.
+/// nbytes : int
+///     The bytes that the parameters take.
+///
+/// Raises
+/// ------
+/// TypeError
+///     Something is no layer, or there is no dtype that all layers take.
+/// ValueError
+///     A layer does not take what the one before it gives, or a name is unknown.
+///
+/// Examples
+/// --------
+/// >>> import numpy as np
+/// >>> import polyglot_bridge as pb
+/// >>> network = pb.Sequential([pb.Linear(np.array([[1.0, -1.0]]), activation="relu"), "softmax"])
+/// >>> network
+/// Sequential([
+///     Linear(in_features=1, out_features=2, bias=False, activation='relu', dtype=float64),
+///     RowOperation('softmax'),
+/// ])
+/// >>> network(np.array([[0.0]]))
+/// array([[0.5, 0.5]])
+/// >>> network[0].activation, len(network)
+/// ('relu', 2)
+#[pyclass(module = "polyglot_bridge", frozen)]
+#[derive(Debug)]
+pub(super) struct Sequential {
+    layers: Vec<Entry>,
+    stacks: Stacks,
+    /// What lists become: the dtype of the first layer that has one.
+    dtype: Option<Dtype>,
+    in_features: Option<usize>,
+    out_features: Option<usize>,
+    /// Multiplications that a row takes, beside those of a row's own width.
+    work: f32,
+}
+
+impl Sequential {
+    fn build(py: Python<'_>, layers: Vec<Entry>) -> PyResult<Self> {
+        let (mut in_features, mut features, mut work) = (None, None, 0.0);
+        for (index, layer) in layers.iter().enumerate() {
+            let (takes, gives) = layer.features(features);
+            if let (Some(takes), Some(features)) = (takes, features)
+                && takes != features
+            {
+                return Err(PyValueError::new_err(format!(
+                    "Sequential: layers[{index}] takes {takes} columns, what comes before it gives {features}"
+                )));
+            }
+            work += takes.or(features).unwrap_or(0) as f32 * gives.unwrap_or(0) as f32;
+            in_features = in_features.or(takes);
+            features = gives;
+        }
+        let stacks = Stacks::new(py, &layers)?;
+        if !Dtype::ALL.into_iter().any(|dtype| stacks.has(dtype)) {
+            let own: Vec<String> = layers
+                .iter()
+                .enumerate()
+                .filter_map(|(index, layer)| Some(format!("layers[{index}] has dtype {}", layer.dtype()?.name())))
+                .collect();
+            return Err(PyTypeError::new_err(format!(
+                "Sequential: there is no dtype that all layers take: {}",
+                own.join(", ")
+            )));
+        }
+        let dtype = layers.iter().find_map(Entry::dtype);
+        Ok(Self { layers, stacks, dtype, in_features, out_features: features, work })
+    }
+
+    fn place(&self, index: isize) -> PyResult<&Entry> {
+        let len = self.layers.len();
+        let place = if index < 0 { index + len.cast_signed() } else { index };
+        usize::try_from(place)
+            .ok()
+            .and_then(|place| self.layers.get(place))
+            .ok_or_else(|| pyo3::exceptions::PyIndexError::new_err(format!("Sequential: no layer {index} among {len}")))
+    }
+
+    fn objects<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, self.layers.iter().map(|layer| layer.object(py)))
+    }
+}
+
+#[pymethods]
+impl Sequential {
+    #[new]
+    fn new(layers: Object<'_, '_>) -> PyResult<Self> {
+        let found = || {
+            let found = type_name(layers);
+            PyTypeError::new_err(format!("Sequential: layers must be a list of layers, not {found}"))
+        };
+        if layers.is_instance_of::<PyString>() || layers.is_instance_of::<PyDict>() {
+            return Err(found());
+        }
+        let items = layers.try_iter().map_err(|_| found())?;
+        let entries: PyResult<Vec<Entry>> =
+            items.enumerate().map(|(index, layer)| Entry::new(&layer?, index)).collect();
+        Self::build(layers.py(), entries?)
+    }
+
+    #[pyo3(signature = (x, out=None))]
+    fn __call__<'py>(&self, x: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
+        const OP: &str = "Sequential";
+        let x = match self.dtype {
+            Some(dtype) => take_as(OP, "x", x, dtype)?,
+            None => take(OP, "x", x)?,
+        };
+        if !self.stacks.has(x.dtype()) {
+            let (found, taken) = (x.dtype().name(), self.dtypes().join(" or "));
+            return Err(PyTypeError::new_err(format!("{OP}: x has dtype {found}, the layers take {taken}")));
+        }
+        let &[.., k] = x.shape() else {
+            return Err(PyValueError::new_err(format!("{OP}: x has shape (), expected one dimension or more")));
+        };
+        if let Some(takes) = self.in_features
+            && takes != k.unsigned_abs()
+        {
+            let shape = Shape(x.shape());
+            return Err(PyValueError::new_err(format!(
+                "{OP}: x has shape {shape} and the layers take {takes} columns: the last dimension of x must be {takes}"
+            )));
+        }
+        let n = self.out_features.map_or(k, usize::cast_signed);
+        let call = Call { stacks: &self.stacks, work: self.work + k as f32 * n as f32 };
+        products::run(OP, &call, [k, n], x, None, [None, None], out)
+    }
+
+    fn __len__(&self) -> usize {
+        self.layers.len()
+    }
+
+    fn __getitem__<'py>(&self, index: Object<'_, 'py>) -> Returned<'py> {
+        let py = index.py();
+        if let Ok(slice) = index.cast::<PySlice>() {
+            let layers = self.objects(py)?.into_any().get_item(slice)?;
+            return Ok(Bound::new(py, Self::new(&layers)?)?.into_any());
+        }
+        let number = index.call_method0("__index__").and_then(|index| index.extract::<isize>()).map_err(|_| {
+            PyTypeError::new_err(format!("Sequential: an index is an integer or a slice, not {}", type_name(index)))
+        })?;
+        Ok(self.place(number)?.object(py))
+    }
+
+    fn __iter__<'py>(&self, py: Python<'py>) -> Returned<'py> {
+        Ok(self.objects(py)?.try_iter()?.into_any())
+    }
+
+    /// How many columns `x` must have; None where any number will do.
+    #[getter]
+    fn in_features(&self) -> Option<usize> {
+        self.in_features
+    }
+
+    /// How many columns the result has; None where it has those of `x`.
+    #[getter]
+    fn out_features(&self) -> Option<usize> {
+        self.out_features
+    }
+
+    /// The dtypes that `x` may have.
+    #[getter(dtypes)]
+    fn dtypes_tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, self.dtypes())
+    }
+
+    /// The bytes that the parameters take.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.layers
+            .iter()
+            .map(|layer| match layer {
+                Entry::Linear(layer) => layer.get().bytes(),
+                Entry::Row(layer) => {
+                    let layer = layer.get();
+                    let arrays = usize::from(layer.weight.is_some()) + usize::from(layer.bias.is_some());
+                    layer.own.map_or(0, |(dtype, len)| arrays * dtype.size() * len)
+                }
+                Entry::Stack(layer) => layer.get().nbytes(),
+            })
+            .sum()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        if self.layers.is_empty() {
+            return Ok("Sequential([])".into());
+        }
+        let layers: PyResult<Vec<String>> = self
+            .layers
+            .iter()
+            .map(|layer| Ok(format!("    {},\n", layer.object(py).repr()?.to_string().replace('\n', "\n    "))))
+            .collect();
+        Ok(format!("Sequential([\n{}])", layers?.concat()))
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let (py, this) = (slf.py(), slf.get());
+        let make = py.import("polyglot_bridge._core")?.getattr("_sequential")?;
+        (make, (this.objects(py)?,)).into_pyobject(py)
+    }
+
+    /// Writes the layers to a safetensors file, packed as they are used.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : str or os.PathLike
+    ///     The file, replaced in one step where it is there.
+    #[pyo3(signature = (path))]
+    fn save<'py>(slf: &Bound<'py, Self>, path: Object<'_, 'py>) -> PyResult<()> {
+        slf.py().import("polyglot_bridge._saved")?.call_method1("save", (slf, path)).map(drop)
+    }
+
+    /// Reads what `save` wrote.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : str or os.PathLike
+    ///     The file.
+    /// mmap : bool, default True
+    ///     Whether weights stay in the file and are used in place: processes that load one file share one copy of it.
+    ///
+    /// Returns
+    /// -------
+    /// Sequential
+    #[classmethod]
+    #[pyo3(signature = (path, *, mmap=true))]
+    fn load<'py>(class: &Bound<'py, PyType>, path: Object<'_, 'py>, mmap: bool) -> Returned<'py> {
+        class.py().import("polyglot_bridge._saved")?.call_method1("load", (class, path, mmap))
+    }
+
+    /// The layers of a PyTorch module, or of its state dict.
+    ///
+    /// Parameters
+    /// ----------
+    /// module : torch.nn.Module or mapping
+    ///     A `Sequential` of `Linear`, `LayerNorm`, `RMSNorm`, `Softmax`, `LogSoftmax`, activations, and of what does
+    ///     nothing in inference; or the state dict of one that has nothing but linear layers, with `activation` between them.
+    /// activation : str, optional
+    ///     For a state dict: what comes after each linear layer but the last.
+    /// dtype : dtype or str, optional
+    ///     How weights of linear layers are stored; as they are where left out.
+    ///
+    /// Returns
+    /// -------
+    /// Sequential
+    ///     Its activations are those of the linear layers before them.
+    #[classmethod]
+    #[pyo3(signature = (module, *, activation=None, dtype=None))]
+    fn from_torch<'py>(
+        class: &Bound<'py, PyType>,
+        module: Object<'_, 'py>,
+        activation: Option<Object<'_, 'py>>,
+        dtype: Option<Object<'_, 'py>>,
+    ) -> Returned<'py> {
+        let convert = class.py().import("polyglot_bridge._convert")?;
+        convert.call_method1("sequential_from_torch", (module, activation, dtype))
+    }
+
+    /// The layers of a fitted scikit-learn `MLPClassifier` or `MLPRegressor`.
+    ///
+    /// Parameters
+    /// ----------
+    /// model : sklearn.neural_network.MLPClassifier or sklearn.neural_network.MLPRegressor
+    ///     A fitted one.
+    /// dtype : dtype or str, optional
+    ///     How weights are stored; as they are where left out.
+    ///
+    /// Returns
+    /// -------
+    /// Sequential
+    ///     What it gives is ``model.predict_proba(x)`` (of two classes, the probability of the second), or
+    ///     ``model.predict(x)`` of a regressor, as a column where there is one output.
+    #[classmethod]
+    #[pyo3(signature = (model, *, dtype=None))]
+    fn from_sklearn<'py>(
+        class: &Bound<'py, PyType>,
+        model: Object<'_, 'py>,
+        dtype: Option<Object<'_, 'py>>,
+    ) -> Returned<'py> {
+        class.py().import("polyglot_bridge._convert")?.call_method1("from_sklearn", (model, dtype))
+    }
+}
+
+impl Sequential {
+    fn dtypes(&self) -> Vec<&'static str> {
+        Dtype::ALL.into_iter().filter(|&dtype| self.stacks.has(dtype)).map(Dtype::name).collect()
+    }
+}
+
+/// Makes a `Sequential` again from what its pickle holds.
+#[pyfunction]
+pub(super) fn _sequential(layers: Object<'_, '_>) -> PyResult<Sequential> {
+    Sequential::new(layers)
+}
