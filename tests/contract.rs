@@ -404,6 +404,17 @@ fn rows_of_no_columns_are_empty_whatever_their_stride() {
     assert_eq!(sum_of_squares(many), 0.0);
 }
 
+/// A weight that is large in name only, each number of it the same one.
+#[cfg(feature = "std")]
+#[test]
+fn a_weight_that_memory_cannot_hold_is_an_error() {
+    for rows in [usize::MAX / 4096, usize::MAX / 64] {
+        let weight = Matrix::with_strides(&[1.0_f32], rows, 3, 0, 0).expect("a view");
+        let error = polyglot_bridge::PackedLinear::<f32>::new(weight, None, Activation::None);
+        assert!(matches!(error, Err(ShapeError::Unrepresentable { shape, .. }) if shape == (rows, 3)), "{error:?}");
+    }
+}
+
 #[cfg(feature = "parallel")]
 #[test]
 fn a_panic_in_a_closure_comes_out_once() {

@@ -70,11 +70,7 @@ impl<T: Float> Clone for Storage<'_, T> {
         match self {
             Self::Borrowed(slice) => Self::Borrowed(slice),
             #[cfg(feature = "std")]
-            Self::Owned(owned) => {
-                let mut copy = aligned::Aligned::new(owned.as_slice().len(), T::ZERO);
-                copy.as_mut_slice().copy_from_slice(owned.as_slice());
-                Self::Owned(copy)
-            }
+            Self::Owned(owned) => Self::Owned(owned.copy(T::ZERO)),
         }
     }
 }
@@ -91,11 +87,28 @@ mod aligned {
     }
 
     impl<T: Copy> Aligned<T> {
-        pub(super) fn new(len: usize, zero: T) -> Self {
-            let room = 64 / size_of::<T>().max(1);
-            let numbers = std::vec![zero; len + room];
+        /// `None` where there is not that much memory.
+        pub(super) fn new(len: usize, zero: T) -> Option<Self> {
+            let room = len.checked_add(Self::SPARE)?;
+            let mut numbers = Vec::new();
+            numbers.try_reserve_exact(room).ok()?;
+            numbers.resize(room, zero);
+            Some(Self::start(numbers, len))
+        }
+
+        /// The same numbers, in memory of their own.
+        pub(super) fn copy(&self, zero: T) -> Self {
+            let mut copy = Self::start(std::vec![zero; self.len + Self::SPARE], self.len);
+            copy.as_mut_slice().copy_from_slice(self.as_slice());
+            copy
+        }
+
+        /// How many numbers are left out at most until a cache line begins.
+        const SPARE: usize = if size_of::<T>() == 0 { 0 } else { 64 / size_of::<T>() };
+
+        fn start(numbers: Vec<T>, len: usize) -> Self {
             let start = numbers.as_ptr().align_offset(64);
-            Self { numbers, start: if start > room { 0 } else { start }, len }
+            Self { numbers, start: if start > Self::SPARE { 0 } else { start }, len }
         }
 
         pub(super) fn as_slice(&self) -> &[T] {
@@ -127,7 +140,7 @@ impl<W: Float> PackedLinear<'static, W> {
     /// # Errors
     ///
     /// [`ShapeError`] where the bias has another length than the weight has columns, or the weight is too large to be
-    /// packed.
+    /// packed into the memory there is.
     pub fn new<'v, V: Float<Acc = W::Acc>>(
         weight: impl Into<Matrix<'v, V>>,
         bias: Option<&[V]>,
@@ -138,17 +151,20 @@ impl<W: Float> PackedLinear<'static, W> {
         if let Some(bias) = bias {
             ShapeError::check("PackedLinear", "bias", (1, bias.len()), (1, out_features))?;
         }
-        let len = PackedLinear::<W>::required_len(in_features, out_features)
-            .ok_or(ShapeError::Unrepresentable { shape: weight.shape(), row_stride: out_features })?;
-        let mut panels = aligned::Aligned::new(len, W::ZERO);
+        let too_large = ShapeError::Unrepresentable { shape: weight.shape(), row_stride: out_features };
+        let len = PackedLinear::<W>::required_len(in_features, out_features).ok_or(too_large)?;
+        let mut panels = aligned::Aligned::new(len, W::ZERO).ok_or(too_large)?;
         PackedLinear::<W>::pack_into(panels.as_mut_slice(), weight)?;
-        let bias = bias.map(|bias| {
-            let mut widened = aligned::Aligned::new(bias.len(), W::Acc::ZERO);
-            for (target, value) in widened.as_mut_slice().iter_mut().zip(bias) {
-                *target = value.to_acc();
+        let bias = match bias {
+            None => None,
+            Some(bias) => {
+                let mut widened = aligned::Aligned::new(bias.len(), W::Acc::ZERO).ok_or(too_large)?;
+                for (target, value) in widened.as_mut_slice().iter_mut().zip(bias) {
+                    *target = value.to_acc();
+                }
+                Some(Storage::Owned(widened))
             }
-            Storage::Owned(widened)
-        });
+        };
         Ok(Self { panels: Storage::Owned(panels), bias, in_features, out_features, activation })
     }
 }

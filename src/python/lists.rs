@@ -4,7 +4,7 @@ use std::format;
 use std::ptr;
 use std::vec::Vec;
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyList, PySequence, PyString};
 
@@ -33,11 +33,19 @@ fn numbers(op: &str, name: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<f64>
 /// The elements of a float64 array, in C order.
 fn values_of(array: &Array<'_>) -> PyResult<Vec<f64>> {
     let array = array.contiguous()?;
-    let mut values = std::vec![0.0; array.len()];
+    let mut values = zeros(array.len())?;
     if !values.is_empty() {
         // SAFETY: a contiguous float64 array of as many elements.
         unsafe { ptr::copy_nonoverlapping(array.data(), values.as_mut_ptr().cast::<u8>(), size_of_val(&values[..])) };
     }
+    Ok(values)
+}
+
+/// That many zeros, or a MemoryError.
+fn zeros(len: usize) -> PyResult<Vec<f64>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| PyMemoryError::new_err(format!("no memory for {len} numbers")))?;
+    values.resize(len, 0.0);
     Ok(values)
 }
 
@@ -183,7 +191,7 @@ pub(super) fn matrix_multiply<'py>(a: &Bound<'py, PyAny>, b: &Bound<'py, PyAny>)
             "{OP}: a has shape ({m}, {k}) and b has shape ({b_rows}, {n}): a's columns must be as many as b's rows"
         )));
     }
-    let mut out = std::vec![0.0; m.checked_mul(n).unwrap_or(0)];
+    let mut out = zeros(m.saturating_mul(n))?;
     py.detach(|| crate::matmul(Matrix::new(&a, m, k)?, Matrix::new(&b, k, n)?, MatrixMut::new(&mut out, m, n)?))?;
     let rows: Vec<Bound<'py, PyList>> = out.chunks(n).map(|row| PyList::new(py, row)).collect::<PyResult<_>>()?;
     PyList::new(py, rows)

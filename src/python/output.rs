@@ -171,7 +171,8 @@ fn has_unit_stride(array: &NdArray<'_>, unit: Option<usize>) -> bool {
 /// A buffer of the array's shape, dense, with elements side by side along the axis `unit`.
 fn buffer<'py>(array: &NdArray<'py>, dtype: Dtype, unit: Option<usize>) -> PyResult<NdArray<'py>> {
     let shape = array.shape();
-    let Some(unit) = unit else { return empty(array.py(), dtype, shape, None) };
+    // A 0-d array has no axis at all.
+    let Some(unit) = unit.filter(|&axis| axis < shape.len()) else { return empty(array.py(), dtype, shape, None) };
     let axes = (0..shape.len()).filter(|&axis| axis != unit).chain([unit]);
     empty(array.py(), dtype, shape, Some(&dense_strides(shape, axes, dtype)))
 }

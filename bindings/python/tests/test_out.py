@@ -42,6 +42,20 @@ def test_out_of_any_layout(function, dtype, layout, out_layout):
         assert np.array_equal(out, expected)
 
 
+@pytest.mark.parametrize("name", [name for name in UNARY if name != "rms_norm_1"])
+def test_out_of_no_dimensions(name, dtype):
+    """A number in an array that calls for a detour: it lies askew, or in another type's view of the input."""
+    function, x = UNARY[name], normal((), dtype)
+    expected = function(x)
+    askew = np.zeros(dtype.itemsize + 1, np.uint8)[1:].view(dtype).reshape(())
+    assert function(x, out=askew) is askew
+    assert askew == expected or np.isnan(expected)
+    same = x.copy()
+    view = same.view(type("Other", (np.ndarray,), {}))
+    assert function(same, out=view) is view
+    assert view == expected or np.isnan(expected)
+
+
 def test_out_may_be_the_input(function, dtype, out_layout):
     x = out_layout(normal((4, 7), dtype))
     expected = function(x.copy())
