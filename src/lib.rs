@@ -48,6 +48,8 @@ mod parallel;
 #[cfg(feature = "python")]
 mod python;
 pub mod simd;
+#[cfg(feature = "python")]
+mod trace;
 mod view;
 
 pub use error::{Shape, ShapeError};

@@ -81,7 +81,15 @@ impl Split {
 #[inline]
 pub(crate) fn for_each_block(count: usize, align: usize, cost: f32, body: impl Fn(Range<usize>) + Sync) {
     match Split::new(count, align, cost) {
-        Some(split) => pool::run(split, &body),
+        Some(split) => {
+            #[cfg(feature = "python")]
+            crate::trace::note(|| crate::trace::Event::Split {
+                blocks: split.blocks,
+                threads: num_threads().min(split.blocks),
+                nanoseconds: split.cost,
+            });
+            pool::run(split, &body);
+        }
         None if count > 0 => body(0..count),
         None => {}
     }

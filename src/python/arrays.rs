@@ -16,7 +16,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyComplex, PyFloat, PyInt, PyList, PyRange, PyTuple};
 
-use super::errors::{type_name, wrong_dtype};
+use super::errors::{Shape, type_name, wrong_dtype};
+use crate::trace::{Event, note};
 
 const FLOATS: &str = "float16, bfloat16, float32 or float64";
 
@@ -394,6 +395,10 @@ impl<'py> Array<'py> {
         if self.is_c_contiguous() {
             return Ok(self.clone());
         }
+        note(|| Event::Copy {
+            what: format!("the operand of shape {}, to have its elements side by side", Shape(self.shape())),
+            bytes: self.len() * self.itemsize(),
+        });
         // SAFETY: a new reference to the descriptor.
         let array = unsafe { self.array.cast(self.dtype.descr(self.py())?, NPY_ARRAY_C_CONTIGUOUS)? };
         Ok(Self { array, dtype: self.dtype })
@@ -450,12 +455,12 @@ pub(super) fn take_as<'py>(op: &str, name: &str, object: &Bound<'py, PyAny>, dty
     }
     let candidate = Candidate::new(op, name, object)?;
     let dtype = candidate.dtype.filter(|_| candidate.strong).unwrap_or(dtype);
-    candidate.settle(op, dtype)
+    candidate.settle(op, name, dtype)
 }
 
 /// Takes an array or a sequence of numbers of any real dtype as float64.
 pub(super) fn take_f64<'py>(op: &str, name: &str, object: &Bound<'py, PyAny>) -> PyResult<Array<'py>> {
-    Candidate::new(op, name, object)?.settle(op, Dtype::F64)
+    Candidate::new(op, name, object)?.settle(op, name, Dtype::F64)
 }
 
 /// An argument as an array, before its dtype is settled.
@@ -501,9 +506,9 @@ fn convert<'py, const N: usize>(
         |(_, dtype)| dtype,
     );
     let mut arrays = [const { None }; N];
-    for (slot, candidate) in arrays.iter_mut().zip(candidates) {
+    for ((slot, candidate), (name, _)) in arrays.iter_mut().zip(candidates).zip(arguments) {
         if let Some(candidate) = candidate {
-            *slot = Some(candidate.settle(op, common)?);
+            *slot = Some(candidate.settle(op, name, common)?);
         }
     }
     Ok(arrays)
@@ -525,10 +530,25 @@ impl<'py> Candidate<'py> {
         Ok(Self { array, dtype, strong: strong && dtype.is_some() })
     }
 
-    fn settle(self, op: &str, dtype: Dtype) -> PyResult<Array<'py>> {
+    /// Why the array cannot be used as it is.
+    fn reason(&self, dtype: Dtype) -> String {
+        if self.dtype != Some(dtype) {
+            format!("from {} to {}", self.array.dtype_name(), dtype.name())
+        } else if !self.array.is_native() {
+            "as its bytes are swapped".into()
+        } else {
+            "as it is not aligned".into()
+        }
+    }
+
+    fn settle(self, op: &str, name: &str, dtype: Dtype) -> PyResult<Array<'py>> {
         let array = if self.dtype == Some(dtype) && self.array.is_plain() {
             self.array
         } else {
+            note(|| Event::Copy {
+                what: format!("{name}, {}", self.reason(dtype)),
+                bytes: self.array.len() * dtype.size(),
+            });
             // SAFETY: a new reference to the descriptor.
             unsafe { self.array.cast(dtype.descr(self.array.py())?, 0)? }
         };
@@ -576,7 +596,12 @@ fn as_ndarray<'py>(op: &str, name: &str, object: &Bound<'py, PyAny>) -> PyResult
             None => Err(PyTypeError::new_err(format!("{op}: {name} gives no array through __dlpack__"))),
         };
     }
-    Ok((from_any(object)?, !literal))
+    let array = from_any(object)?;
+    if literal {
+        let bytes = || array.len() * array.itemsize();
+        note(|| Event::Copy { what: format!("{name}, from a {}", type_name(object)), bytes: bytes() });
+    }
+    Ok((array, !literal))
 }
 
 /// `numpy.asarray`
@@ -644,7 +669,9 @@ pub(super) fn take_mask<'py>(
             let (found, expected) = (found.name(), dtype.name());
             Err(wrong_dtype(op, name, found, &format!("{expected} as x has, bool or integers")))
         }
-        Some(found) => Candidate { array, dtype: Some(found), strong }.settle(op, dtype).map(MaskArray::Multiplies),
+        Some(found) => {
+            Candidate { array, dtype: Some(found), strong }.settle(op, name, dtype).map(MaskArray::Multiplies)
+        }
         None => Err(wrong_dtype(op, name, &array.dtype_name(), &format!("{}, bool or integers", dtype.name()))),
     }
 }

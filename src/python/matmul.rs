@@ -13,7 +13,7 @@ use super::layout::{Block, OPERANDS, Plan};
 use super::modern::{Call, Object, Returned};
 use super::output::Output;
 use super::products::{COST, Dims};
-use super::rowwise::KEEP_GIL;
+use super::rowwise::{KEEP_GIL, released};
 use crate::error::ShapeError;
 use crate::view::{Matrix, MatrixMut};
 
@@ -91,7 +91,7 @@ fn product<'py>(call: Call, a: Object<'_, 'py>, b: Object<'_, 'py>, out: Option<
                 crate::matmul(one[0].matrix::<T>(), one[1].matrix::<T>(), one[2].matrix_mut::<T>())
             })
         };
-        if small { work() } else { py.detach(work) }?;
+        if small { work() } else { released(py, work) }?;
         return output.finish();
     }
     let steps = |array: &NdArray<'py>, own: &[npy_intp], down: npy_intp| -> Vec<npy_intp> {
@@ -106,7 +106,7 @@ fn product<'py>(call: Call, a: Object<'_, 'py>, b: Object<'_, 'py>, out: Option<
     let products = stack(&one, &[&batch[..], &[m]].concat(), &strides, item);
     let work =
         move || for_dtype!(dtype, T => crate::matmul_batch(products.len(), |index| matrices::<T>(&products[index])));
-    if small { work() } else { py.detach(work) }?;
+    if small { work() } else { released(py, work) }?;
     output.finish()
 }
 

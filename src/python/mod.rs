@@ -7,6 +7,7 @@
 mod arguments;
 mod arrays;
 mod errors;
+mod inspect;
 mod layers;
 mod layout;
 mod legacy;
@@ -48,10 +49,14 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<layers::Linear>()?;
     module.add_class::<sequential::RowOperation>()?;
     module.add_class::<sequential::Sequential>()?;
-    // Not public: what pickles and saved files call.
+    // Not public: what pickles, saved files and the package's Python files call.
     module.setattr("_linear", wrap_pyfunction!(layers::_linear, module)?)?;
     module.setattr("_packed_linear", wrap_pyfunction!(layers::_packed_linear, module)?)?;
     module.setattr("_row_operation", wrap_pyfunction!(sequential::_row_operation, module)?)?;
+    module.setattr("_info", wrap_pyfunction!(inspect::_info, module)?)?;
+    module.setattr("_record_start", wrap_pyfunction!(inspect::_record_start, module)?)?;
+    module.setattr("_record_stop", wrap_pyfunction!(inspect::_record_stop, module)?)?;
+    module.setattr("_limit_threads", wrap_pyfunction!(inspect::_limit_threads, module)?)?;
     module.setattr("_sequential", wrap_pyfunction!(sequential::_sequential, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use super::arrays::{Array, Dtype, NdArray, refuse_masked};
 use super::errors::{Shape, type_name, wrong_dtype};
 use super::memory;
+use crate::trace::{Event, note};
 
 /// Where a call's result goes.
 #[derive(Debug)]
@@ -69,12 +70,20 @@ impl<'py> Output<'py> {
         }
         let straight = has_unit_stride(&array, unit) && array.is_plain();
         let detour = (overlaps || !straight).then(|| buffer(&array, dtype, unit)).transpose()?;
+        note(|| Event::Result {
+            place: if same && detour.is_none() { "in place" } else { "out" },
+            bytes: array.len() * array.itemsize(),
+        });
+        if detour.is_some() {
+            note_detour(&array, if overlaps { "it shares memory with an input" } else { "it has no contiguous rows" });
+        }
         Ok(Self { in_place: same && detour.is_none(), array, detour })
     }
 
     /// Makes the kernel write into an array in C order.
     pub(super) fn make_dense(&mut self, dtype: Dtype) -> PyResult<()> {
         if !self.target().is_c_contiguous() {
+            note_detour(&self.array, "it has few rows side by side");
             self.detour = Some(empty(self.array.py(), dtype, self.array.shape(), None)?);
             self.in_place = false;
         }
@@ -107,6 +116,13 @@ impl<'py> Output<'py> {
     }
 }
 
+fn note_detour(out: &NdArray<'_>, why: &str) {
+    note(|| Event::Copy {
+        what: format!("the result, from a buffer into out, as {why}"),
+        bytes: out.len() * out.itemsize(),
+    });
+}
+
 /// An uninitialised array: C order, or the strides given, which must cover a dense block.
 fn empty<'py>(
     py: Python<'py>,
@@ -117,6 +133,10 @@ fn empty<'py>(
     let strides = strides.map_or(ptr::null_mut(), |strides| strides.as_ptr().cast_mut());
     let descr = dtype.descr(py)?;
     let bytes = shape.iter().try_fold(dtype.size(), |bytes, dim| bytes.checked_mul(dim.unsigned_abs()));
+    note(|| Event::Result {
+        place: if bytes.is_some_and(|bytes| bytes >= memory::LARGE) { "cache" } else { "new" },
+        bytes: bytes.unwrap_or(0),
+    });
     if let Some(bytes @ memory::LARGE..) = bytes {
         // SAFETY: a new reference; strides, where there are any, cover a dense block.
         return unsafe { memory::large(py, descr, shape, strides, bytes) };

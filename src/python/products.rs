@@ -17,7 +17,7 @@ use super::layout::{Block, OPERANDS, Plan};
 use super::modern::{Object, Returned};
 use super::operations::Vector;
 use super::output::Output;
-use super::rowwise::{Addresses, KEEP_GIL};
+use super::rowwise::{Addresses, KEEP_GIL, released};
 use crate::error::ShapeError;
 use crate::float::Float;
 use crate::gemm::driver::Residual;
@@ -281,7 +281,7 @@ pub(super) fn run<'py, L: Layer>(
                 col_stride: item,
             };
             let blocks = [block(data[0], k), block(data[1], n), block(data[2], n), block(data[3], n)];
-            if small { body(&blocks) } else { py.detach(move || body(&blocks)) }?;
+            if small { body(&blocks) } else { released(py, move || body(&blocks)) }?;
         }
         Some(plan) => {
             let data = Addresses(data);
@@ -289,7 +289,7 @@ pub(super) fn run<'py, L: Layer>(
                 let data = data;
                 plan.for_each(data.0, body)
             };
-            if small { work() } else { py.detach(work) }?;
+            if small { work() } else { released(py, work) }?;
         }
     }
     output.finish()

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use super::arrays::{Array, for_dtype};
 use super::layout::{Block, OPERANDS, Plan};
 use super::modern::Call;
-use super::rowwise::KEEP_GIL;
+use super::rowwise::{KEEP_GIL, released};
 
 /// What one element of a sum takes on one core, in nanoseconds, roughly.
 const COST: f32 = 0.2;
@@ -26,7 +26,7 @@ pub(super) fn sum(call: Call, array: &Bound<'_, PyAny>) -> PyResult<f64> {
     // SAFETY: the block lies in `array`, alive during this call.
     let work = move || for_dtype!(dtype, T => unsafe { crate::sum_of_squares(block.matrix::<T>()) });
     let small = array.len() as f32 * COST < KEEP_GIL;
-    Ok(if small { work() } else { array.py().detach(work) })
+    Ok(if small { work() } else { released(array.py(), work) })
 }
 
 fn dense(array: &Array<'_>) -> Block {

@@ -14,6 +14,7 @@ use super::layout::{Block, OPERANDS, Plan};
 use super::output::Output;
 use crate::error::ShapeError;
 use crate::float::Float;
+use crate::trace::{Event, note};
 use crate::view::MatrixMut;
 
 /// Work below this many nanoseconds is done without giving up the GIL, which itself costs some 50.
@@ -135,7 +136,7 @@ pub(super) fn run<'py, O: Operation>(
         let dtype = x.dtype();
         // SAFETY: dense arrays of one shape, alive during this call.
         let work = move || unsafe { on_block(operation, dtype, &blocks, in_place) };
-        if len as f32 * operation.cost() < KEEP_GIL { work() } else { py.detach(work) }?;
+        if len as f32 * operation.cost() < KEEP_GIL { work() } else { released(py, work) }?;
     } else {
         scattered(operation, x, others, target, data, axis, in_place)?;
     }
@@ -181,7 +182,13 @@ fn scattered<'py, O: Operation>(
         // SAFETY: the plan stays within the arrays, which live during this call and have the dtypes promised.
         plan.for_each(data.0, |blocks| unsafe { on_block(operation, dtype, blocks, in_place) })
     };
-    if x.len() as f32 * operation.cost() < KEEP_GIL { work() } else { x.py().detach(work) }
+    if x.len() as f32 * operation.cost() < KEEP_GIL { work() } else { released(x.py(), work) }
+}
+
+/// Runs `work` without the GIL.
+pub(super) fn released<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
+    note(|| Event::Released);
+    py.detach(work)
 }
 
 /// Addresses that cross into the part of a call that runs without the GIL.

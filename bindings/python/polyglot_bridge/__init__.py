@@ -4,7 +4,7 @@ Arrays go in, arrays come out: float16, float32, float64 and (with ml_dtypes) bf
 the same vectorised and threaded Rust kernels. The functions live in the extension module ``polyglot_bridge._core``.
 """
 
-from . import _core
+from . import _core, _threadpoolctl
 from ._core import *  # noqa: F403
 from ._core import __version__
 
@@ -15,8 +15,12 @@ for _name in _core.__all__:
         _value.__module__ = __name__
 del _name, _value
 
+_threadpoolctl.install()
+
 # What is written in Python, and imported when it is first asked for: name and module; "" is the module itself.
 _LATER = {
+    "Explanation": "_explain",
+    "explain": "_explain",
     "from_sklearn": "_convert",
     "load_file": "_safetensors",
     "models": "",

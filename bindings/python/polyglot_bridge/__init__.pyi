@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import models as models
+from ._explain import Explanation as Explanation, explain as explain
 
 __version__: Final[str]
 __all__ = [
+    "Explanation",
     "Linear",
     "RowOperation",
     "Sequential",
@@ -19,6 +21,7 @@ __all__ = [
     "cache_info",
     "clear_cache",
     "dropout_add",
+    "explain",
     "from_sklearn",
     "fused_dropout_add",
     "fused_layer_norm",

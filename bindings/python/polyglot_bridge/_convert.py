@@ -89,7 +89,7 @@ def _fused(layers: list[Any], dtype: Any) -> list[Any]:
     """The layers with each activation inside the linear layer before it, where it comes for free."""
     fused: list[Any] = []
     for layer in layers:
-        last = fused[-1] if fused else None
+        last: Any = fused[-1] if fused else None
         free = isinstance(last, _core.Linear) and last.activation is None
         if isinstance(layer, str) and not layer.endswith("softmax") and free:
             panels, layout = last._panels()
@@ -154,7 +154,13 @@ def from_sklearn(model: Any, dtype: Any = None) -> _core.Sequential:
     >>> pb.from_sklearn(Fitted())(np.array([[0.0, 0.0]]))
     array([[0.5, 0.5]])
     """
-    names = {"identity": None, "logistic": "sigmoid", "tanh": "tanh", "relu": "relu", "softmax": "softmax"}
+    names: dict[str, Any] = {
+        "identity": None,
+        "logistic": "sigmoid",
+        "tanh": "tanh",
+        "relu": "relu",
+        "softmax": "softmax",
+    }
     try:
         weights, biases = list(model.coefs_), list(model.intercepts_)
         hidden, last = names[model.activation], names[model.out_activation_]

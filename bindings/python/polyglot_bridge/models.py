@@ -313,7 +313,8 @@ class BertEncoder:
         hidden = self.encode(ids, mask, kinds)
         total = np.where(mask[..., None], hidden, 0).sum(-2)
         length = np.sqrt((total * total).sum(-1, keepdims=True))
-        return (total / np.where(length == 0, 1, length)).astype(hidden.dtype)
+        sentences: _Array = (total / np.where(length == 0, 1, length)).astype(hidden.dtype)
+        return sentences
 
     def _check(
         self, ids: npt.ArrayLike, mask: npt.ArrayLike | None, kinds: npt.ArrayLike | None

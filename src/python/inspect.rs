@@ -1,0 +1,113 @@
+//! What the package tells about itself: CPU level, threads, build, and what one call did. The words are chosen in
+//! Python.
+
+use std::format;
+use std::string::String;
+use std::vec::Vec;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::parallel::ThreadSource;
+use crate::simd;
+use crate::trace::{self, Event};
+
+/// How many threads a call uses at most. Exported under its own name, so that threadpoolctl can tell this library from
+/// others.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn polyglot_bridge_get_num_threads() -> core::ffi::c_int {
+    core::ffi::c_int::try_from(crate::num_threads()).unwrap_or(core::ffi::c_int::MAX)
+}
+
+/// The name of the CPU level in force.
+pub(super) fn level_name() -> String {
+    let text = format!("{:?}", simd::level());
+    text.split(['(', ' ', '{']).next().unwrap_or("").into()
+}
+
+/// The instruction sets that kernels can make use of, and whether this CPU has them.
+fn cpu_features() -> Vec<(&'static str, bool)> {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    {
+        macro_rules! ask {
+            ($($name:tt),*) => { std::vec![$(($name, std::arch::is_x86_feature_detected!($name))),*] };
+        }
+        ask!["sse2", "sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl"]
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        std::vec![("neon", std::arch::is_aarch64_feature_detected!("neon"))]
+    }
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        Vec::new()
+    }
+}
+
+/// What `python -m polyglot_bridge` prints.
+#[pyfunction]
+pub(super) fn _info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let info = PyDict::new(py);
+    info.set_item("version", env!("CARGO_PKG_VERSION"))?;
+    info.set_item("level", level_name())?;
+    let features = PyDict::new(py);
+    for (name, has) in cpu_features() {
+        features.set_item(name, has)?;
+    }
+    info.set_item("cpu_features", features)?;
+    info.set_item("threads", crate::num_threads())?;
+    let source = match crate::thread_source() {
+        ThreadSource::Default => "default",
+        ThreadSource::Environment => "environment",
+        ThreadSource::Call => "call",
+        ThreadSource::Scope => "scope",
+    };
+    info.set_item("threads_from", source)?;
+    info.set_item("cores", std::thread::available_parallelism().map_or(1, usize::from))?;
+    info.set_item("cache", super::memory::cache_info(py)?)?;
+    info.set_item("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
+    info.set_item("optimised", !cfg!(debug_assertions))?;
+    let compiled: Vec<&str> = [
+        ("std", cfg!(feature = "std")),
+        ("libm", cfg!(feature = "libm")),
+        ("f16", cfg!(feature = "f16")),
+        ("parallel", cfg!(feature = "parallel")),
+        ("python", cfg!(feature = "python")),
+    ]
+    .into_iter()
+    .filter_map(|(name, on)| on.then_some(name))
+    .collect();
+    info.set_item("features", compiled)?;
+    Ok(info)
+}
+
+/// Starts recording what calls from this thread do.
+#[pyfunction]
+pub(super) fn _record_start() {
+    trace::start();
+}
+
+/// Ends recording: (kind, text, first number, second number) for each event.
+#[pyfunction]
+pub(super) fn _record_stop(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    let list = PyList::empty(py);
+    for event in trace::stop() {
+        let row = match event {
+            Event::Split { blocks, threads, nanoseconds } => ("split", format!("{nanoseconds}"), blocks, threads),
+            Event::Copy { what, bytes } => ("copy", what, bytes, 0),
+            Event::Result { place, bytes } => ("result", place.into(), bytes, 0),
+            Event::Released => ("released", String::new(), 0, 0),
+        };
+        list.append(row)?;
+    }
+    Ok(list)
+}
+
+/// Limits the calling thread to `n` threads, or lifts that limit where `n` is what holds without it.
+#[pyfunction]
+pub(super) fn _limit_threads(n: usize) {
+    crate::parallel::swap_scope(0);
+    if n != crate::num_threads() {
+        crate::parallel::swap_scope(n.max(1));
+    }
+}
