@@ -82,6 +82,17 @@ macro_rules! entry_points {
         fn product_of_acc(product: Product<'_, Self::Acc, Self>, out: MatrixMut<'_, Self::Acc>, threads: bool) {
             gemm::driver::run::<Self::Acc, Self>(product, out, threads);
         }
+
+        /// Of a compute type: what storage types share.
+        #[cfg(feature = "std")]
+        #[doc(hidden)]
+        fn product_block(
+            operands: &dyn gemm::part::Operands<Self::Acc>,
+            k: usize,
+            target: &mut dyn gemm::part::Target<Self::Acc>,
+        ) {
+            gemm::block::compute::<Self::Acc>(operands, k, target);
+        }
     };
 }
 

@@ -168,6 +168,7 @@ pub(crate) fn prefetch<T>(address: *const T) {
 /// How many vectors a register tile may accumulate in, beside those for its operands, where a cache line takes
 /// `vectors` vectors: AVX-512 has 32 registers, and so has NEON; the other levels have 16, and targets without SIMD
 /// as many as hold 16 numbers.
+#[cfg(feature = "std")]
 pub(crate) const fn accumulators(vectors: usize) -> usize {
     match vectors {
         1 => 24,

@@ -419,6 +419,19 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
         }
     }
 
+    /// A column whose elements lie side by side, as a row.
+    #[cfg(feature = "std")]
+    pub(crate) fn column_as_row(self) -> Option<Self> {
+        let Self { data, rows, .. } = self;
+        (self.cols == 1 && self.row_stride == 1).then_some(Self {
+            data,
+            rows: 1,
+            cols: rows,
+            row_stride: rows,
+            lifetime: PhantomData,
+        })
+    }
+
     /// Lends the blocks of one matrix to several threads.
     pub(crate) fn share(&mut self) -> SharedMut<'_, T> {
         SharedMut(self.reborrow())
@@ -1202,36 +1215,24 @@ unsafe fn pad<S: Simd, T: Float>(simd: S, source: *const T, count: usize) -> Lan
 }
 
 /// The right operand of a register tile: for each step of k, `width` elements side by side of each of `G` panels.
+#[cfg(feature = "std")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strip<'a, W, const G: usize> {
     panels: [*const W; G],
-    /// From a step's elements of a panel to the next step's.
-    stride: isize,
+    /// The elements of a panel in a step; those of the next step follow.
     width: usize,
     steps: usize,
     lifetime: PhantomData<&'a W>,
 }
 
+#[cfg(feature = "std")]
 impl<'a, W: Copy, const G: usize> Strip<'a, W, G> {
     /// Packed panels, each step's elements of which follow the former step's. `None` where one is too short.
     #[inline(always)]
     pub(crate) fn packed(panels: [&'a [W]; G], steps: usize, width: usize) -> Option<Self> {
         let fits = panels.iter().all(|panel| panel.len() >= steps * width);
         let panels = panels.map(|panel| panel.as_ptr());
-        fits.then_some(Self { panels, stride: width as isize, width, steps, lifetime: PhantomData })
-    }
-
-    /// The columns of `weight` from `col` on as they lie. `None` where there are too few, or where the elements of a
-    /// row do not lie side by side.
-    #[inline(always)]
-    pub(crate) fn in_place(weight: Matrix<'a, W>, col: usize, width: usize) -> Option<Self> {
-        let fits = weight.has_contiguous_rows() && col + G * width <= weight.cols;
-        let mut panels = [weight.data; G];
-        for (index, panel) in panels.iter_mut().enumerate() {
-            *panel = weight.offset(0, col + index * width);
-        }
-        let (stride, steps) = (weight.row_stride, weight.rows);
-        fits.then_some(Self { panels, stride, width, steps, lifetime: PhantomData })
+        fits.then_some(Self { panels, width, steps, lifetime: PhantomData })
     }
 
     /// Calls `body` for each step, in order, with the step's element of each of `R` rows of `x`, from `row` on, and the
@@ -1253,23 +1254,21 @@ impl<'a, W: Copy, const G: usize> Strip<'a, W, G> {
         for (index, start) in rows.iter_mut().enumerate() {
             *start = x.offset(row + index, 0);
         }
-        let mut offset = 0;
+        // Loops and not `map`, which is not always inlined.
         for step in 0..self.steps {
             // SAFETY: `step` lies within each row, as was just checked, and the step's elements within each panel, as
-            // the constructors checked.
+            // the constructor checked.
             unsafe {
-                // `map` over arrays is a call where it is not inlined, and a slow one.
                 let mut values = [&*rows[0].add(step); R];
                 for index in 1..R {
                     values[index] = &*rows[index].add(step);
                 }
-                let mut panels = [slice::from_raw_parts(self.panels[0].offset(offset), width); G];
+                let mut panels = [slice::from_raw_parts(self.panels[0].add(step * width), width); G];
                 for index in 1..G {
-                    panels[index] = slice::from_raw_parts(self.panels[index].offset(offset), width);
+                    panels[index] = slice::from_raw_parts(self.panels[index].add(step * width), width);
                 }
                 body(values, panels);
             }
-            offset += self.stride;
         }
         true
     }
@@ -1291,14 +1290,5 @@ impl Line {
         // SAFETY: f32 and f64, the only `Compute` types, take any bytes, their alignment divides that of a line and
         // their size that of a line.
         unsafe { slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines) / size_of::<C>()) }
-    }
-
-    /// The lines as vectors.
-    #[inline(always)]
-    pub(crate) fn lanes<S: Simd, C: Compute>(lines: &mut [Self]) -> &mut [C::Lanes<S>] {
-        const { assert!(align_of::<C::Lanes<S>>() <= align_of::<Self>()) };
-        // SAFETY: a vector of f32 or f64 takes any bytes (a token of a CPU level has no size), and its alignment was
-        // compared.
-        unsafe { slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), size_of_val(lines) / size_of::<C::Lanes<S>>()) }
     }
 }

@@ -1,22 +1,41 @@
-//! The matrix product under `linear`, `matmul` and `PackedLinear`: [`tile`] works in registers, [`pack`] lays operands
-//! out for the cache, [`driver`] cuts a product into blocks and hands them to threads.
+//! The matrix product under `linear`, `matmul` and `PackedLinear`. [`driver`] cuts a product into blocks and hands them
+//! to threads; [`block`] computes one of them, whatever its storage types, which [`part`] knows; [`tile`] and [`stream`] are the
+//! inner loops, [`pack`] lays operands out for the cache. Without std [`direct`] takes the place of [`block`].
 //!
 //! Each output is computed in one fixed order, whatever path computes it: k is cut into equal blocks of at most [`DEPTH`], each
 //! block is a chain of multiply-adds from zero in order of k, and the blocks are added in order. So its bits depend
 //! on its row, its column, k and the CPU level alone: not on the other rows and columns, not on how operands lie in
 //! memory, not on threads.
 
+#[cfg(feature = "std")]
+pub(crate) mod block;
+#[cfg(not(feature = "std"))]
+mod direct;
 pub(crate) mod driver;
+pub(crate) mod finish;
 pub(crate) mod pack;
 #[cfg(feature = "std")]
+pub(crate) mod part;
+#[cfg(feature = "std")]
 pub(crate) mod scratch;
+#[cfg(feature = "std")]
+mod stream;
 pub(crate) mod tile;
 
 /// The most steps of a block of k: two vectors of columns of f32 over as many steps take half of a first-level cache,
 /// and stay there while rows pass. Part of what a result's bits depend on.
 pub(crate) const DEPTH: usize = 256;
 
+/// The steps of k that are added to sums in the cache at once.
+pub(crate) const GROUP: usize = 4;
+
 /// The columns of a panel of a packed weight whose compute type is `C`: one cache line of them, at every CPU level.
 pub(crate) const fn panel_width<C>() -> usize {
     64 / size_of::<C>()
+}
+
+/// The length of a block of k, but for the last: as even as can be, at most [`DEPTH`]. Depends on k alone, as a
+/// result's bits depend on it.
+pub(crate) fn block_depth(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1)
 }

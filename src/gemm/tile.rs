@@ -1,197 +1,124 @@
-//! The register tile: a few rows by a few panels of columns, accumulated over one block of k. Nothing here knows about
-//! caches, shapes or threads.
+//! The two inner loops. [`run_tiles`]: a few rows by a few panels of columns, their sums in registers over one block
+//! of k, for products of many rows. [`add_steps`]: a few steps of k added to the sums of a panel, which lie in the
+//! first-level cache, for products of few rows. Nothing here knows shapes or threads.
 
-use fearless_simd::{Select, Simd, SimdBase, SimdFloat};
+#[cfg(feature = "std")]
+use fearless_simd::Select;
+use fearless_simd::{Simd, SimdBase, SimdFloat};
 
+use super::GROUP;
 use crate::float::{Compute, Float};
-use crate::simd;
+#[cfg(feature = "std")]
+use crate::simd::{self, dispatch};
+#[cfg(feature = "std")]
 use crate::view::{Matrix, MatrixMut, Strip};
 
 /// The most rows of a tile at any CPU level.
-pub(crate) const MAX_ROWS: usize = 8;
-
-/// The most panels of a tile at any CPU level.
 #[cfg(feature = "std")]
-pub(crate) const MAX_PANELS: usize = 6;
+const MAX_ROWS: usize = 8;
 
-/// The most vectors of accumulators at any CPU level.
-#[cfg(not(feature = "std"))]
-pub(crate) const MAX_VECTORS: usize = 24;
+/// The panels of a wide tile.
+#[cfg(feature = "std")]
+const WIDE: usize = 3;
 
-/// Where the sums of tiles go: row r's vectors begin at `r * stride`.
+/// The left operand and the sums of a run of tiles over one strip of panels.
+#[cfg(feature = "std")]
 #[derive(Debug)]
-pub(crate) struct Sums<'a, L> {
-    pub(crate) vectors: &'a mut [L],
-    pub(crate) stride: usize,
+pub(crate) struct Run<'a, C> {
+    /// Rows of equal tiles, their elements side by side.
+    pub(crate) x: Matrix<'a, C>,
+    /// The panels from the first on: each so many numbers after the other.
+    pub(crate) panels: &'a [C],
+    pub(crate) panel_len: usize,
+    /// The sums of these rows, each as long as the strip is wide.
+    pub(crate) sums: &'a mut [C],
     /// Whether this is the first block of k; the sums of later blocks are added to what is there.
     pub(crate) first: bool,
+    /// What is done to sums that are complete, where that is little enough to do it in registers.
+    pub(crate) store: Option<Store<'a, C>>,
 }
 
-/// What is done to sums that are complete, where that is little enough to do it in registers.
+/// Where complete sums go from the registers.
+#[cfg(feature = "std")]
 #[derive(Debug)]
-pub(crate) struct Store<'a, 'o, C, L> {
-    pub(crate) bias: &'a [L],
+pub(crate) struct Store<'a, C> {
+    /// As many as the strip has columns.
+    pub(crate) bias: &'a [C],
     pub(crate) relu: bool,
-    /// Has the columns of the tiles; its first row is theirs.
-    pub(crate) out: MatrixMut<'o, C>,
+    /// The rows and columns of the tiles.
+    pub(crate) out: MatrixMut<'a, C>,
 }
 
-/// Multiplies tiles of `R` rows of `x` by a strip of `G` panels, each `V` vectors wide: the rows `first_row..end`, a
-/// whole number of tiles. With `store` the sums are finished and stored there, else they are kept in `sums`.
-///
-/// A function of its own, so that its loop has all registers.
-#[inline(never)]
-pub(crate) fn tiles<S, C, A, W, const R: usize, const G: usize, const V: usize>(
-    simd: S,
-    x: Matrix<'_, A>,
-    strip: Strip<'_, W, G>,
-    sums: Sums<'_, C::Lanes<S>>,
-    store: Option<Store<'_, '_, C, C::Lanes<S>>>,
-) where
-    S: Simd,
-    C: Compute,
-    A: Float<Acc = C>,
-    W: Float<Acc = C>,
-{
-    simd.vectorize(
+/// How a CPU level cuts products whose compute type is `C` into tiles.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TileSize {
+    /// The most rows of a tile.
+    pub(crate) rows: usize,
+    /// Tiles of so many panels or of one.
+    pub(crate) panels: usize,
+}
+
+#[cfg(feature = "std")]
+impl TileSize {
+    pub(crate) fn at<C: Compute>(level: simd::Level) -> Self {
         #[inline(always)]
-        || tiles_here::<S, C, A, W, R, G, V>(simd, x, strip, sums, store),
-    );
-}
-
-#[inline(always)]
-fn tiles_here<S, C, A, W, const R: usize, const G: usize, const V: usize>(
-    simd: S,
-    x: Matrix<'_, A>,
-    strip: Strip<'_, W, G>,
-    sums: Sums<'_, C::Lanes<S>>,
-    mut store: Option<Store<'_, '_, C, C::Lanes<S>>>,
-) where
-    S: Simd,
-    C: Compute,
-    A: Float<Acc = C>,
-    W: Float<Acc = C>,
-{
-    let lanes = C::Lanes::<S>::LEN;
-    for row in (0..x.rows()).step_by(R) {
-        let mut tile = [[[C::Lanes::<S>::splat(simd, C::ZERO); V]; G]; R];
-        strip.for_each(
-            x,
-            row,
-            V * lanes,
-            #[inline(always)]
-            |values, panels| step::<S, C, A, W, R, G, V>(simd, values, panels, &mut tile),
-        );
-        if !sums.first || store.is_none() {
-            for r in 0..R {
-                let start = (row + r) * sums.stride;
-                let Some(sums_of_row) = sums.vectors.get_mut(start..start + G * V) else { return };
-                for g in 0..G {
-                    for v in 0..V {
-                        if !sums.first {
-                            tile[r][g][v] = sums_of_row[g * V + v] + tile[r][g][v];
-                        }
-                        if store.is_none() {
-                            sums_of_row[g * V + v] = tile[r][g][v];
-                        }
-                    }
-                }
-            }
+        fn size<S: Simd, C: Compute>(_: S) -> TileSize {
+            let vectors = const { vectors::<S, C>() };
+            let rows = max_rows(vectors);
+            TileSize { rows, panels: if fits(rows, WIDE, vectors) { WIDE } else { 1 } }
         }
-        if let Some(Store { bias, relu, out }) = &mut store {
-            let Some(bias) = bias.get(..G * V) else { return };
-            let zero = C::Lanes::<S>::splat(simd, C::ZERO);
-            for r in 0..R {
-                let Some(target) = out.row_mut(row + r).and_then(|row| row.get_mut(..G * V * lanes)) else { return };
-                for g in 0..G {
-                    for v in 0..V {
-                        let value = tile[r][g][v] + bias[g * V + v];
-                        let value = if *relu { value.simd_le(zero).select(zero, value) } else { value };
-                        C::store::<S>(value, &mut target[(g * V + v) * lanes..(g * V + v + 1) * lanes]);
-                    }
-                }
-            }
-        }
+        dispatch!(level, simd => size::<_, C>(simd))
     }
 }
 
-/// One step of k.
-#[inline(always)]
-fn step<S, C, A, W, const R: usize, const G: usize, const V: usize>(
-    simd: S,
-    values: [&A; R],
-    panels: [&[W]; G],
-    tile: &mut [[[C::Lanes<S>; V]; G]; R],
-) where
-    S: Simd,
-    C: Compute,
-    A: Float<Acc = C>,
-    W: Float<Acc = C>,
-{
-    let lanes = C::Lanes::<S>::LEN;
-    if R <= 3 {
-        // Few rows: their values stay in registers, and each vector of columns is loaded where it is used.
-        let mut splats = [C::Lanes::<S>::splat(simd, C::ZERO); R];
-        for r in 0..R {
-            splats[r] = C::Lanes::<S>::splat(simd, values[r].to_acc());
-        }
-        for g in 0..G {
-            for v in 0..V {
-                let columns = W::load(simd, &panels[g][v * lanes..(v + 1) * lanes]);
-                for r in 0..R {
-                    tile[r][g][v] = splats[r].mul_add(columns, tile[r][g][v]);
-                }
-            }
-        }
-    } else {
-        let mut columns = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; G];
-        for g in 0..G {
-            for v in 0..V {
-                columns[g][v] = W::load(simd, &panels[g][v * lanes..(v + 1) * lanes]);
-            }
-        }
-        for r in 0..R {
-            let value = C::Lanes::<S>::splat(simd, values[r].to_acc());
-            for g in 0..G {
-                for v in 0..V {
-                    tile[r][g][v] = value.mul_add(columns[g][v], tile[r][g][v]);
-                }
-            }
+/// Multiplies tiles of `rows` rows by a strip of `panels` panels, at a CPU level. The numbers are those that
+/// [`TileSize`] tells; rows may be as few as half.
+#[cfg(feature = "std")]
+pub(crate) fn run_tiles<C: Compute>(level: simd::Level, rows: usize, panels: usize, run: Run<'_, C>) {
+    #[inline(always)]
+    fn by_vectors<S: Simd, C: Compute>(simd: S, rows: usize, panels: usize, run: Run<'_, C>) {
+        if const { vectors::<S, C>() == 1 } {
+            choose::<S, C, 1>(simd, rows, panels, run);
+        } else if const { vectors::<S, C>() == 2 } {
+            choose::<S, C, 2>(simd, rows, panels, run);
+        } else {
+            choose::<S, C, 4>(simd, rows, panels, run);
         }
     }
+    dispatch!(level, simd => by_vectors(simd, rows, panels, run));
 }
 
-/// Calls `$body` with the constants `$R` and `$G` for `$rows` rows and `$panels` panels of `$V` vectors. Only pairs
-/// whose accumulators fit the registers are compiled.
-macro_rules! with_tile {
-    ($rows:expr, $panels:expr, $vectors:ident, |$r:ident, $g:ident| $body:expr) => {
-        $crate::gemm::tile::with_tile!(@ $rows, $panels, $vectors, $r, $g, $body;
-            (1, 1) (1, 2) (1, 3) (1, 6) (2, 1) (2, 2) (2, 3) (2, 6) (3, 1) (3, 2) (3, 3) (3, 6)
-            (4, 1) (4, 3) (5, 1) (5, 3) (6, 1) (6, 3) (7, 1) (7, 3) (8, 1) (8, 3))
-    };
-    (@ $rows:expr, $panels:expr, $vectors:ident, $r:ident, $g:ident, $body:expr; $(($rv:literal, $gv:literal))*) => {
-        match ($rows, $panels) {
-            $(($rv, $gv) => {
-                const $r: usize = $rv;
-                const $g: usize = $gv;
-                if const { $crate::gemm::tile::fits($r, $g, $vectors) } {
-                    $body
-                }
-            })*
-            _ => {}
-        }
-    };
+/// How many vectors a panel is wide.
+pub(crate) const fn vectors<S: Simd, C: Compute>() -> usize {
+    super::panel_width::<C>() / C::Lanes::<S>::LEN
 }
-pub(crate) use with_tile;
 
-/// Whether a tile is one of those compiled for panels of `vectors` vectors.
-pub(crate) const fn fits(rows: usize, panels: usize, vectors: usize) -> bool {
-    let room = simd::accumulators(vectors);
-    rows <= max_rows(vectors) && (rows * panels * vectors <= room || panels == 1)
+/// Calls [`tiles`] for the number of rows and panels; only what a level uses is compiled for it.
+#[cfg(feature = "std")]
+#[inline(always)]
+fn choose<S: Simd, C: Compute, const V: usize>(simd: S, rows: usize, panels: usize, run: Run<'_, C>) {
+    macro_rules! among {
+        ($(($r:literal, $g:literal))*) => {
+            match (rows, panels) {
+                $(($r, $g) if const { fits($r, $g, V) } => tiles::<S, C, $r, $g, V>(simd, run),)*
+                _ => {}
+            }
+        };
+    }
+    among!((1, 1)(2, 1)(3, 1)(4, 1)(5, 1)(6, 1)(7, 1)(8, 1)(4, 3)(5, 3)(6, 3)(7, 3)(8, 3));
+}
+
+/// Whether a tile is one of those that a level with `vectors` vectors a panel uses.
+#[cfg(feature = "std")]
+const fn fits(rows: usize, panels: usize, vectors: usize) -> bool {
+    let most = max_rows(vectors);
+    rows <= most && rows >= most.div_ceil(2) && (panels == 1 || most * panels * vectors <= simd::accumulators(vectors))
 }
 
 /// The most rows of a tile.
-pub(crate) const fn max_rows(vectors: usize) -> usize {
+#[cfg(feature = "std")]
+const fn max_rows(vectors: usize) -> usize {
     let rows = simd::accumulators(vectors) / vectors;
     if rows < 1 {
         1
@@ -202,16 +129,159 @@ pub(crate) const fn max_rows(vectors: usize) -> usize {
     }
 }
 
-/// How many of the `left` panels a tile of up to `rows` rows takes at once: as many as the registers hold, among the
-/// widths that are compiled.
+/// A function of its own, so that its loop has all registers.
+#[cfg(feature = "std")]
+#[inline(never)]
+fn tiles<S: Simd, C: Compute, const R: usize, const G: usize, const V: usize>(simd: S, run: Run<'_, C>) {
+    simd.vectorize(
+        #[inline(always)]
+        || tiles_here::<S, C, R, G, V>(simd, run),
+    );
+}
+
+#[cfg(feature = "std")]
 #[inline(always)]
-pub(crate) fn panels_at_once(rows: usize, left: usize, vectors: usize) -> usize {
-    let room = (simd::accumulators(vectors) / (rows * vectors).max(1)).max(1);
-    match left.min(room) {
-        6.. if rows <= 3 => 6,
-        3.. => 3,
-        2 if rows <= 3 => 2,
-        0 => 0,
-        _ => 1,
+fn tiles_here<S: Simd, C: Compute, const R: usize, const G: usize, const V: usize>(simd: S, run: Run<'_, C>) {
+    let Run { x, panels, panel_len, sums, first, mut store } = run;
+    let lanes = C::Lanes::<S>::LEN;
+    let width = V * lanes;
+    let mut parts: [&[C]; G] = [&[]; G];
+    for (index, part) in parts.iter_mut().enumerate() {
+        *part = panels.get(index * panel_len..).unwrap_or(&[]);
+    }
+    let Some(strip) = Strip::packed(parts, x.cols(), width) else { return };
+    let keep = store.is_none();
+    for row in (0..x.rows()).step_by(R) {
+        let mut tile = [[[C::Lanes::<S>::splat(simd, C::ZERO); V]; G]; R];
+        let target = sums.get_mut(row * G * width..(row + R) * G * width);
+        if !first && let Some(target) = &target {
+            for line in target.chunks(64 / size_of::<C>()) {
+                simd::prefetch(line.as_ptr());
+            }
+        }
+        strip.for_each(
+            x,
+            row,
+            width,
+            #[inline(always)]
+            |values, panels| step::<S, C, R, G, V>(simd, values, panels, &mut tile),
+        );
+        if !first || keep {
+            let Some(target) = target else { return };
+            for r in 0..R {
+                for g in 0..G {
+                    for v in 0..V {
+                        let start = (r * G + g) * width + v * lanes;
+                        let target = &mut target[start..start + lanes];
+                        if !first {
+                            tile[r][g][v] = C::load(simd, target) + tile[r][g][v];
+                        }
+                        if keep {
+                            C::store::<S>(tile[r][g][v], target);
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(Store { bias, relu, out }) = &mut store {
+            let Some(bias) = bias.get(..G * width) else { return };
+            let zero = C::Lanes::<S>::splat(simd, C::ZERO);
+            for r in 0..R {
+                let Some(target) = out.row_mut(row + r).and_then(|row| row.get_mut(..G * width)) else { return };
+                for g in 0..G {
+                    for v in 0..V {
+                        let place = g * width + v * lanes..g * width + (v + 1) * lanes;
+                        let value = tile[r][g][v] + C::load(simd, &bias[place.clone()]);
+                        let value = if *relu { value.simd_le(zero).select(zero, value) } else { value };
+                        C::store::<S>(value, &mut target[place]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One step of k.
+#[cfg(feature = "std")]
+#[inline(always)]
+fn step<S: Simd, C: Compute, const R: usize, const G: usize, const V: usize>(
+    simd: S,
+    values: [&C; R],
+    panels: [&[C]; G],
+    tile: &mut [[[C::Lanes<S>; V]; G]; R],
+) {
+    let lanes = C::Lanes::<S>::LEN;
+    let mut columns = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; G];
+    for g in 0..G {
+        for v in 0..V {
+            columns[g][v] = C::load(simd, &panels[g][v * lanes..(v + 1) * lanes]);
+        }
+    }
+    for r in 0..R {
+        let value = C::Lanes::<S>::splat(simd, *values[r]);
+        for g in 0..G {
+            for v in 0..V {
+                tile[r][g][v] = value.mul_add(columns[g][v], tile[r][g][v]);
+            }
+        }
+    }
+}
+
+/// Adds up to [`GROUP`] steps of k to the sums of one panel, `V` vectors wide: `parts` are the steps' elements of the
+/// panel, each exactly as long as it is wide, `values` each row's elements for these steps, and `sums` the rows' sums, one after the other.
+#[inline(always)]
+pub(crate) fn add_steps<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
+    simd: S,
+    parts: [&[W]; GROUP],
+    count: usize,
+    values: &[[C; GROUP]],
+    sums: &mut [C],
+) {
+    // The columns of several steps stay in registers while rows pass: as many as 16 registers allow.
+    match (count, V) {
+        (GROUP, ..=2) => add::<S, C, W, GROUP, V>(simd, parts, 0, values, sums),
+        (GROUP, _) => {
+            add::<S, C, W, 2, V>(simd, parts, 0, values, sums);
+            add::<S, C, W, 2, V>(simd, parts, 2, values, sums);
+        }
+        _ => {
+            for step in 0..count {
+                add::<S, C, W, 1, V>(simd, parts, step, values, sums);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add<S: Simd, C: Compute, W: Float<Acc = C>, const K: usize, const V: usize>(
+    simd: S,
+    parts: [&[W]; GROUP],
+    start: usize,
+    values: &[[C; GROUP]],
+    sums: &mut [C],
+) {
+    let lanes = C::Lanes::<S>::LEN;
+    let mut columns = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; K];
+    for (step, columns) in columns.iter_mut().enumerate() {
+        let Some(part) = parts.get(start + step).and_then(|part| part.get(..V * lanes)) else { return };
+        for v in 0..V {
+            columns[v] = W::load(simd, &part[v * lanes..(v + 1) * lanes]);
+        }
+    }
+    for (values, sums) in values.iter().zip(sums.chunks_exact_mut(V * lanes)) {
+        let Some(values) = values.get(start..start + K) else { return };
+        let mut sum = [C::Lanes::<S>::splat(simd, C::ZERO); V];
+        for v in 0..V {
+            sum[v] = C::load(simd, &sums[v * lanes..(v + 1) * lanes]);
+        }
+        for step in 0..K {
+            let value = C::Lanes::<S>::splat(simd, values[step]);
+            for v in 0..V {
+                sum[v] = value.mul_add(columns[step][v], sum[v]);
+            }
+        }
+        for v in 0..V {
+            C::store::<S>(sum[v], &mut sums[v * lanes..(v + 1) * lanes]);
+        }
     }
 }

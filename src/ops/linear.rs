@@ -121,6 +121,8 @@ pub(crate) fn check<T: Float, W: Float>(
     ShapeError::check(op, "weight", (weight_rows, cols), (k, cols))?;
     match product.finish.bias {
         Bias::None => {}
+        #[cfg(feature = "std")]
+        Bias::One(_) => {}
         Bias::Stored(bias) => ShapeError::check(op, "bias", (1, bias.len()), (1, cols))?,
         Bias::Computed(bias) => ShapeError::check(op, "bias", (1, bias.len()), (1, cols))?,
     }

@@ -1,0 +1,112 @@
+//! Computes a block of a product without std: with no memory but a few kilobytes of the stack, operands are read as
+//! they lie. In the order that every path keeps.
+
+use core::ops::Range;
+
+use fearless_simd::{Simd, SimdBase};
+
+use super::driver::{Finish, Weight};
+use super::tile::{add_steps, vectors};
+use super::{GROUP, block_depth};
+use crate::float::{Float, Lanes, MAX_LANES};
+use crate::simd::{self, dispatch};
+use crate::view::{Matrix, MatrixMut};
+
+/// The sums that are under way: of so many rows times columns.
+const SUMS: usize = 128;
+/// The most rows at once.
+const ROWS: usize = 4;
+
+pub(super) fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
+    x: Matrix<'_, X>,
+    weight: Weight<'_, W>,
+    finish: Finish<'_, T>,
+    out: MatrixMut<'_, T>,
+) {
+    #[inline(always)]
+    fn by_vectors<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
+        simd: S,
+        x: Matrix<'_, X>,
+        weight: Weight<'_, W>,
+        finish: Finish<'_, T>,
+        out: MatrixMut<'_, T>,
+    ) {
+        if const { vectors::<S, T::Acc>() == 1 } {
+            block::<S, T, X, W, 1>(simd, x, weight, finish, out);
+        } else if const { vectors::<S, T::Acc>() == 2 } {
+            block::<S, T, X, W, 2>(simd, x, weight, finish, out);
+        } else {
+            block::<S, T, X, W, 4>(simd, x, weight, finish, out);
+        }
+    }
+    dispatch!(simd::level(), simd => by_vectors(simd, x, weight, finish, out));
+}
+
+#[inline(always)]
+fn block<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, const V: usize>(
+    simd: S,
+    x: Matrix<'_, X>,
+    weight: Weight<'_, W>,
+    finish: Finish<'_, T>,
+    mut out: MatrixMut<'_, T>,
+) {
+    let width = V * Lanes::<S, T>::LEN;
+    let ((rows, cols), k) = (out.shape(), x.cols());
+    let step = block_depth(k);
+    let zeros = [T::Acc::ZERO; SUMS];
+    for row in (0..rows).step_by(ROWS) {
+        let rows = row..(row + ROWS).min(rows);
+        for col in (0..cols).step_by(width) {
+            let cols = col..(col + width).min(cols);
+            let len = rows.len() * width;
+            let (mut sums, mut bias) = (zeros, zeros);
+            for start in (0..k).step_by(step) {
+                let mut added = zeros;
+                for start in (start..(start + step).min(k)).step_by(GROUP) {
+                    let depth = start..(start + GROUP).min((start / step * step + step).min(k));
+                    let mut values = [[T::Acc::ZERO; GROUP]; ROWS];
+                    for (values, row) in values.iter_mut().zip(rows.clone()) {
+                        for (value, step) in values.iter_mut().zip(depth.clone()) {
+                            *value = x.get(row, step).map_or(T::Acc::ZERO, X::to_acc);
+                        }
+                    }
+                    let mut copies = [[W::ZERO; MAX_LANES]; GROUP];
+                    let mut parts: [&[W]; GROUP] = [&[]; GROUP];
+                    for ((part, copy), step) in parts.iter_mut().zip(&mut copies).zip(depth.clone()) {
+                        *part = part_of(weight, step, cols.clone(), &mut copy[..width]);
+                    }
+                    let values = &values[..rows.len()];
+                    add_steps::<S, T::Acc, W, V>(simd, parts, depth.len(), values, &mut added[..len]);
+                }
+                for (sum, added) in sums[..len].iter_mut().zip(added) {
+                    *sum = if start == 0 { added } else { *sum + added };
+                }
+            }
+            let finish = finish.part(rows.clone(), cols.clone());
+            finish.load_bias(simd, &mut bias[..width]);
+            let out = out.block_mut(rows.clone(), cols);
+            finish.store(simd, &mut sums[..len], width, &bias[..width], (0, 0), out);
+        }
+    }
+}
+
+/// A step's elements of some columns, `copy.len()` of them: as they lie, or copied together with zeros behind.
+#[inline(always)]
+fn part_of<'a, W: Float>(weight: Weight<'a, W>, step: usize, cols: Range<usize>, copy: &'a mut [W]) -> &'a [W] {
+    let width = copy.len();
+    match weight {
+        Weight::Packed { panels, shape: (k, _) } => {
+            let start = cols.start * k + step * width;
+            panels.get(start..start + width).unwrap_or(copy)
+        }
+        Weight::Matrix(weight) => {
+            if let Some(part) = weight.row(step).and_then(|row| row.get(cols.start..cols.start + width)) {
+                return part;
+            }
+            for (target, col) in copy.iter_mut().zip(cols) {
+                *target = weight.get(step, col).unwrap_or(W::ZERO);
+            }
+            copy
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Products of few rows: each element of the weight is read once, in the order in which it lies, and the sums wait in
+//! the first-level cache.
+
+use core::ops::Range;
+
+use fearless_simd::{Simd, SimdBase};
+
+use super::driver::Weight;
+use super::tile::{add_steps, vectors};
+use super::{GROUP, panel_width};
+use crate::float::{Compute, Float, Lanes, MAX_LANES};
+use crate::simd::{self, dispatch};
+use crate::view::Matrix;
+
+/// How far ahead of its use a packed weight is asked for, in bytes.
+const AHEAD: usize = 1024;
+
+/// Adds the steps `depth` of k to the sums of the panels `panels`, of each so many rows, one panel after the other.
+/// `values` are x: for each [`GROUP`] of steps each row's elements.
+pub(super) fn stream<W: Float>(
+    level: simd::Level,
+    weight: Weight<'_, W>,
+    depth: Range<usize>,
+    panels: Range<usize>,
+    (values, rows): (&[W::Acc], usize),
+    sums: &mut [W::Acc],
+) {
+    #[inline(always)]
+    fn by_vectors<S: Simd, W: Float>(
+        simd: S,
+        weight: Weight<'_, W>,
+        depth: Range<usize>,
+        panels: Range<usize>,
+        x: (&[W::Acc], usize),
+        sums: &mut [W::Acc],
+    ) {
+        if const { vectors::<S, W::Acc>() == 1 } {
+            over::<S, W::Acc, W, 1>(simd, weight, depth, panels, x, sums);
+        } else if const { vectors::<S, W::Acc>() == 2 } {
+            over::<S, W::Acc, W, 2>(simd, weight, depth, panels, x, sums);
+        } else {
+            over::<S, W::Acc, W, 4>(simd, weight, depth, panels, x, sums);
+        }
+    }
+    dispatch!(level, simd => by_vectors(simd, weight, depth, panels, (values, rows), sums));
+}
+
+#[inline(always)]
+fn over<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
+    simd: S,
+    weight: Weight<'_, W>,
+    depth: Range<usize>,
+    panels: Range<usize>,
+    x: (&[C], usize),
+    sums: &mut [C],
+) {
+    match weight {
+        Weight::Matrix(weight) => {
+            let width = const { panel_width::<C>() };
+            over_matrix::<S, C, W, V>(simd, weight.block(depth, panels.start * width..panels.end * width), x, sums);
+        }
+        Weight::Packed { panels: packed, shape: (k, _) } => {
+            over_panels::<S, C, W, V>(simd, (packed, k), depth, panels, x, sums);
+        }
+    }
+}
+
+/// Each group of rows of the weight from its first column to its last.
+#[inline(always)]
+fn over_matrix<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
+    simd: S,
+    weight: Matrix<'_, W>,
+    (values, rows): (&[C], usize),
+    sums: &mut [C],
+) {
+    let width = V * Lanes::<S, W>::LEN;
+    let (steps, cols) = weight.shape();
+    let whole = cols / width * width;
+    let to_next_group = weight.row_stride().wrapping_mul(GROUP as isize);
+    let line = |step: usize| weight.row(step).and_then(|row| row.get(..cols)).unwrap_or(&[]);
+    for (start, values) in (0..steps).step_by(GROUP).zip(values.chunks(GROUP * rows)) {
+        let (values, _) = values.as_chunks::<GROUP>();
+        let count = GROUP.min(steps - start);
+        let last = start + count - 1;
+        let lines = [line(start), line((start + 1).min(last)), line((start + 2).min(last)), line(last)];
+        let mut all_sums = sums.chunks_exact_mut(rows * width);
+        for (place, sums) in (0..whole).step_by(width).zip(all_sums.by_ref()) {
+            let mut parts: [&[W]; GROUP] = [&[]; GROUP];
+            for index in 0..GROUP {
+                let Some(part) = lines[index].get(place..place + width) else { return };
+                parts[index] = part;
+                // The next group's: on pages of their own, which the CPU does not foresee.
+                simd::prefetch(part.as_ptr().wrapping_offset(to_next_group));
+            }
+            add_steps::<S, C, W, V>(simd, parts, count, values, sums);
+        }
+        if cols > whole
+            && let Some(sums) = all_sums.next()
+        {
+            let mut padded = [[W::ZERO; MAX_LANES]; GROUP];
+            let mut parts: [&[W]; GROUP] = [&[]; GROUP];
+            for ((part, padded), line) in parts.iter_mut().zip(&mut padded).zip(lines) {
+                for (target, &value) in padded.iter_mut().zip(line.get(whole..).unwrap_or(&[])) {
+                    *target = value;
+                }
+                *part = &padded[..width];
+            }
+            add_steps::<S, C, W, V>(simd, parts, count, values, sums);
+        }
+    }
+}
+
+/// Each group of steps from panel to panel.
+#[inline(always)]
+fn over_panels<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
+    simd: S,
+    (packed, k): (&[W], usize),
+    depth: Range<usize>,
+    panels: Range<usize>,
+    (values, rows): (&[C], usize),
+    sums: &mut [C],
+) {
+    let width = V * Lanes::<S, W>::LEN;
+    for (step, values) in depth.clone().step_by(GROUP).zip(values.chunks(GROUP * rows)) {
+        let (values, _) = values.as_chunks::<GROUP>();
+        let count = GROUP.min(depth.end - step);
+        for (panel, sums) in panels.clone().zip(sums.chunks_exact_mut(rows * width)) {
+            let start = (panel * k + step) * width;
+            let mut parts: [&[W]; GROUP] = [&[]; GROUP];
+            if count == GROUP {
+                let Some(lines) = packed.get(start..start + GROUP * width) else { return };
+                for index in 0..GROUP {
+                    parts[index] = &lines[index * width..(index + 1) * width];
+                }
+                for line in 0..GROUP * width * size_of::<W>() / 64 {
+                    simd::prefetch(lines.as_ptr().wrapping_byte_add(AHEAD + 64 * line));
+                }
+            } else {
+                for (index, part) in parts.iter_mut().enumerate().take(count) {
+                    let Some(line) = packed.get(start + index * width..start + (index + 1) * width) else { return };
+                    *part = line;
+                }
+            }
+            add_steps::<S, C, W, V>(simd, parts, count, values, sums);
+        }
+    }
+}
