@@ -21,15 +21,23 @@ TESTED_FEATURES := libm,f16 std,f16,parallel
 # Every combination that differs and can be built; `make lint` goes over them.
 ALL_FEATURES := libm libm,f16 std std,libm std,f16 std,libm,f16 parallel parallel,libm parallel,f16 python python,libm
 
+# How long `make fuzz` searches each target, and what watches over memory meanwhile.
+SECONDS := 60
+FUZZ_TARGETS := softmax layer_norm linear elementwise reduce
+FUZZ_TOOLCHAIN := $(shell rustc +nightly --version >/dev/null 2>&1 && echo +nightly)
+SANITIZER := $(if $(FUZZ_TOOLCHAIN),address,none)
+# The tests that are quick enough to run in an emulator or under a sanitizer.
+TESTS := contract rows elements linear fuzz
+
 WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') \
 	$(shell find bindings/python \( -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -not -path '*/tests/*')
 
 .DELETE_ON_ERROR:
 .PHONY: help demo wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
-	lint docs clean
+	fuzz test-debug test-asan test-valgrind test-tsan test-levels test-aarch64 test-avx512 lint docs clean
 
 help:                   ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.wheel $(VENV)/.demo      ## classify real handwritten digits, race NumPy, draw out/digits.png
 	$(VENV)/bin/python examples/digits.py
@@ -79,6 +87,43 @@ bench-linear: $(PEERS)/.wheel $(PEERS)/.peers  ## the same, linear layers only
 exhaustive:             ## every f32 there is through every function of one number; minutes
 	cargo test --release --features f16,parallel -- --ignored --nocapture exhaustive
 
+fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target and the Python functions for inputs that fail, SECONDS=60 each
+	@cargo fuzz --version >/dev/null 2>&1 || { echo "no cargo-fuzz found: cargo install cargo-fuzz"; exit 1; }
+	@set -e; for target in $(FUZZ_TARGETS); do \
+		echo "== $$target for $(SECONDS) s, sanitizer $(SANITIZER)"; \
+		mkdir -p fuzz/found/$$target; \
+		cargo $(FUZZ_TOOLCHAIN) fuzz run --sanitizer $(SANITIZER) $$target fuzz/found/$$target fuzz/corpus/$$target \
+			-- -max_total_time=$(SECONDS) -max_len=400 -timeout=60 -print_final_stats=1; \
+	done
+	POLYGLOT_FUZZ_EXAMPLES=$$((40 + $(SECONDS))) $(VENV)/bin/python -m pytest -q bindings/python/tests/test_fuzz.py
+
+test-debug:             ## Rust tests with integer overflow and the preconditions of unsafe functions checked
+	CARGO_PROFILE_TEST_OVERFLOW_CHECKS=true CARGO_PROFILE_TEST_DEBUG_ASSERTIONS=true cargo test --quiet --no-default-features --features std,f16,parallel
+
+test-asan:              ## Rust tests under AddressSanitizer; needs rustup's nightly
+	RUSTFLAGS=-Zsanitizer=address cargo +nightly test --quiet --target x86_64-unknown-linux-gnu --target-dir target/asan \
+		--no-default-features --features std,f16,parallel --lib $(TESTS:%=--test=%) --test=threads
+
+test-valgrind:          ## Rust tests under valgrind, which shows the CPU without AVX-512; many minutes
+	POLYGLOT_TEST_LEVEL=Avx2 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --quiet --error-exitcode=9" \
+		cargo test --quiet --no-default-features --features std,f16,parallel $(TESTS:%=--test=%) -- --test-threads=1
+
+test-tsan:              ## tests of threads under ThreadSanitizer; needs Debian's rustc-web, cargo-web and rust-web-src
+	tools/test_tsan.sh
+
+test-levels:            ## Rust tests on emulated CPUs with SSE4.2 and with AVX2; needs qemu-user-static; many minutes
+	@set -e; for cpu in Nehalem:Sse4_2 Haswell:Avx2; do \
+		echo "== $$cpu"; \
+		POLYGLOT_TEST_LEVEL=$${cpu#*:} CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="qemu-x86_64-static -cpu $${cpu%:*}" \
+			cargo test --quiet --no-default-features --features std,f16,parallel $(TESTS:%=--test=%); \
+	done
+
+test-aarch64:           ## Rust tests on an emulated aarch64 CPU with NEON: tools/test_aarch64.sh lists what it needs
+	tools/test_aarch64.sh
+
+test-avx512:            ## Rust tests at AVX-512 in an emulated machine: tools/test_avx512.sh lists what it needs; an hour
+	tools/test_avx512.sh target/avx512
+
 lint: $(VENV)/.lint     ## formatting and clippy, warnings denied, for every combination of features; Python too
 	cargo fmt --check
 	@set -e; for features in $(ALL_FEATURES); do \
@@ -91,7 +136,7 @@ docs:                   ## the crate's documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
 
 clean:                  ## remove everything that was made here
-	rm -rf $(VENV) $(PEERS) target tests/no_std/target out dist site
+	rm -rf $(VENV) $(PEERS) target tests/no_std/target fuzz/target fuzz/found out dist site
 
 # --- Python environments, each step done once ------------------------------------------------------------------------
 

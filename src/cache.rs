@@ -41,7 +41,8 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// Where the memory begins, a multiple of [`ALIGN`]. Its bytes are initialised, or are fresh from the allocator.
+    /// Where the memory begins, a multiple of [`ALIGN`]. From [`SMALLEST_KEPT`] bytes on it is initialised: the system
+    /// gave it zeroed, or someone wrote there before. Smaller buffers are fresh from the allocator.
     pub(crate) fn as_mut_ptr(&self) -> *mut u8 {
         self.start.as_ptr()
     }
@@ -249,8 +250,8 @@ mod system {
     /// Fresh memory.
     pub(super) fn map(bytes: usize) -> Option<usize> {
         let layout = Layout::from_size_align(bytes, PAGE).ok().filter(|layout| layout.size() > 0)?;
-        // SAFETY: the size is not 0.
-        let start = unsafe { alloc::alloc(layout) };
+        // SAFETY: the size is not 0. Zeroed as the pages of `mmap` are: who takes a buffer may make a slice of it.
+        let start = unsafe { alloc::alloc_zeroed(layout) };
         (!start.is_null()).then(|| start.expose_provenance())
     }
 

@@ -38,7 +38,8 @@ impl Block {
     /// # Safety
     ///
     /// The block lies in a live array of `T`, whose strides are whole numbers of elements, and which nothing writes to
-    /// during `'a`.
+    /// during `'a`. That no other Python thread writes to it while the GIL is released cannot be seen from here: NumPy
+    /// asks the same of its callers, and each element is read as a plain number, of which any bits are one.
     #[inline]
     pub(super) unsafe fn matrix<'a, T: Copy>(&self) -> Matrix<'a, T> {
         let item = size_of::<T>().cast_signed();
@@ -60,6 +61,11 @@ impl Block {
     ///
     /// As for [`matrix`](Block::matrix); the array is writeable, the block's rows are contiguous and apart, and nothing
     /// else reads or writes them during `'a`.
+    ///
+    /// A fresh result has not been written yet. Its memory is initialised all the same, as a slice of floats must be:
+    /// small ones come from NumPy's allocator, which is C's and thus hands over some bytes or other as far as Rust can
+    /// tell, large ones from [`cache`](crate::cache), which has them from the system, zeroed, or from an earlier result.
+    /// Any bits are a float, and kernels write an element before they read it.
     #[inline]
     pub(super) unsafe fn matrix_mut<'a, T: Copy>(&self) -> MatrixMut<'a, T> {
         // SAFETY: the caller's promise.

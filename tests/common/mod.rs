@@ -11,8 +11,18 @@ use polyglot_bridge::{Compute, Float, Matrix, MatrixMut};
 /// The CPU level is one for the whole process: tests that set or depend on it hold this.
 static LEVEL: Mutex<()> = Mutex::new(());
 
-/// Every level that this CPU can run, from the scalar fallback to the best.
+/// Every level that this CPU can run, from the scalar fallback to the best; or only the one that POLYGLOT_TEST_LEVEL
+/// names, for emulated CPUs, which are slow.
 pub(crate) fn levels() -> Vec<Level> {
+    let mut levels = all_levels();
+    if let Ok(name) = std::env::var("POLYGLOT_TEST_LEVEL") {
+        levels.retain(|level| format!("{level:?}").starts_with(&name));
+        assert!(!levels.is_empty(), "this CPU has no level {name}");
+    }
+    levels
+}
+
+fn all_levels() -> Vec<Level> {
     let best = Level::try_detect().unwrap_or(Level::baseline());
     let mut levels = vec![Level::fallback()];
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
