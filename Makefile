@@ -34,7 +34,8 @@ WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') 
 
 .DELETE_ON_ERROR:
 .PHONY: help demo wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
-	fuzz test-debug test-asan test-valgrind test-tsan test-levels test-aarch64 test-avx512 lint docs clean
+	fuzz test-debug test-asan test-valgrind test-tsan test-levels test-aarch64 test-avx512 embedded \
+	lint docs clean
 
 help:                   ## list these commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -75,6 +76,7 @@ test-examples: $(VENV)/.wheel $(VENV)/.demo  ## README's Python runs as shown; R
 		$$mlp; $$mlp -- --classes >out/rust-$$dtype.txt; \
 		$(VENV)/bin/python examples/digits.py --classes $$dtype >out/python-$$dtype.txt; \
 		cmp out/rust-$$dtype.txt out/python-$$dtype.txt; \
+		cmp out/python-$$dtype.txt examples/digits/classes.txt; \
 		echo "the same class for each of $$(wc -l <out/rust-$$dtype.txt) digits"; \
 	done
 
@@ -83,6 +85,9 @@ bench: $(PEERS)/.wheel $(PEERS)/.peers  ## race NumPy and other peers; tables an
 
 bench-linear: $(PEERS)/.wheel $(PEERS)/.peers  ## the same, linear layers only
 	$(PEERS)/bin/python benches/peers/run.py --suite linear --write $(ARGS)
+
+embedded:               ## firmware on emulated microcontrollers, WebAssembly: build, run, compare, measure (Debian)
+	$(PYTHON) tools/embedded.py
 
 exhaustive:             ## every f32 there is through every function of one number; minutes
 	cargo test --release --features f16,parallel -- --ignored --nocapture exhaustive

@@ -184,6 +184,9 @@ pub trait Compute:
     /// Exact for every small integer, rounded to nearest for the rest.
     fn from_f64(value: f64) -> Self;
 
+    /// A count, exact where it is small, rounded to nearest else.
+    fn from_count(count: usize) -> Self;
+
     /// Exact for `f32`.
     fn into_f64(self) -> f64;
 
@@ -229,6 +232,11 @@ macro_rules! native {
             }
 
             #[inline(always)]
+            fn from_count(count: usize) -> Self {
+                count as $type
+            }
+
+            #[inline(always)]
             fn into_f64(self) -> f64 {
                 f64::from(self)
             }
@@ -246,19 +254,19 @@ native!(f64, f64s, |simd, lanes| (lanes, S::f64s::splat(simd, 0.0)));
 
 #[cfg(feature = "f16")]
 macro_rules! half {
-    ($type:ident, $widen:ident, $narrow:ident) => {
+    ($type:ident, $widen:ident, $narrow:ident, $widen_one:expr, $narrow_one:expr) => {
         impl Float for half::$type {
             type Acc = f32;
             const ZERO: Self = Self::ZERO;
 
             #[inline(always)]
             fn to_acc(self) -> f32 {
-                self.to_f32()
+                $widen_one(self)
             }
 
             #[inline(always)]
             fn from_acc(value: f32) -> Self {
-                Self::from_f32(value)
+                $narrow_one(value)
             }
 
             #[inline(always)]
@@ -279,6 +287,6 @@ macro_rules! half {
 }
 
 #[cfg(feature = "f16")]
-half!(f16, widen_f16, narrow_f16);
+half!(f16, widen_f16, narrow_f16, crate::simd::widen_one, crate::simd::narrow_one);
 #[cfg(feature = "f16")]
-half!(bf16, widen_bf16, narrow_bf16);
+half!(bf16, widen_bf16, narrow_bf16, half::bf16::to_f32, half::bf16::from_f32);

@@ -204,12 +204,106 @@ fn is_x86<S: Simd>(simd: S) -> bool {
     }
 }
 
+/// The larger of two; either where one is NaN.
+#[inline(always)]
+pub(crate) fn larger<S: Simd, C: Compute>(simd: S, a: C::Lanes<S>, b: C::Lanes<S>) -> C::Lanes<S> {
+    // Without vectors the vector type's own asks after NaN, for which such CPUs have no instruction.
+    if HAS_VECTORS {
+        a.max(b)
+    } else {
+        let _ = simd;
+        a.simd_lt(b).select(b, a)
+    }
+}
+
+/// Whether the target has vectors at all.
+pub(crate) const HAS_VECTORS: bool = cfg!(any(
+    target_arch = "x86",
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+));
+
+/// Vectors that functions of many steps work on together: two keep a CPU busy that starts several instructions at once.
+/// Others have no registers to spare.
+pub(crate) const IN_STEP: usize = if HAS_VECTORS { 2 } else { 1 };
+
+/// Independent accumulators of a sum, a power of two: enough to hide the latency of an addition. Where there are no
+/// vectors, the lanes of the fallback's are as many already, and more are for shorter loops.
+pub(crate) const SUMS: usize = if HAS_VECTORS { 4 } else { 2 };
+
+/// The same for sums of what takes many steps, of which each accumulator has a copy.
+pub(crate) const SUMS_OF_STEPS: usize = if HAS_VECTORS { 4 } else { 1 };
+
+/// What the FPU of a Cortex-M4F, and of its successors, has instructions for and core no functions. By way of integer
+/// registers, since the compiler lets no program name the registers of an FPU for single precision alone.
+///
+/// Stable Rust does not tell a target's features on Arm. It tells that floats are passed in the FPU's registers
+/// (`eabihf`), that there is no operating system, and that there are no atomics of 64 bits, as each Cortex-R and
+/// Cortex-A has: what is left is the M profile, whose FPUs all have these instructions.
+#[cfg(all(
+    feature = "f16",
+    target_arch = "arm",
+    target_os = "none",
+    target_abi = "eabihf",
+    not(target_has_atomic = "64")
+))]
+mod cortex_m {
+    use core::arch::asm;
+
+    /// binary16 to f32.
+    #[inline(always)]
+    pub(super) fn widen_f16(bits: u16) -> f32 {
+        let mut value = u32::from(bits);
+        // SAFETY: arithmetic in registers.
+        unsafe {
+            asm!("vmov s0, {value}", "vcvtb.f32.f16 s0, s0", "vmov {value}, s0", value = inout(reg) value, out("s0") _,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        f32::from_bits(value)
+    }
+
+    /// f32 to binary16, to nearest, ties to even.
+    #[inline(always)]
+    pub(super) fn narrow_f16(value: f32) -> u16 {
+        let mut bits = value.to_bits();
+        // SAFETY: arithmetic in registers.
+        unsafe {
+            asm!("vmov s0, {bits}", "vcvtb.f16.f32 s0, s0", "vmov {bits}, s0", bits = inout(reg) bits, out("s0") _,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        bits as u16
+    }
+}
+
+/// binary16 to f32, one value.
+#[cfg(feature = "f16")]
+#[inline(always)]
+pub(crate) fn widen_one(value: half::f16) -> f32 {
+    #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf", not(target_has_atomic = "64")))]
+    return cortex_m::widen_f16(value.to_bits());
+    #[allow(unreachable_code, reason = "reached on every other target")]
+    value.to_f32()
+}
+
+/// f32 to binary16, one value.
+#[cfg(feature = "f16")]
+#[inline(always)]
+pub(crate) fn narrow_one(value: f32) -> half::f16 {
+    #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf", not(target_has_atomic = "64")))]
+    return half::f16::from_bits(cortex_m::narrow_f16(value));
+    #[allow(unreachable_code, reason = "reached on every other target")]
+    half::f16::from_f32(value)
+}
+
 #[cfg(feature = "f16")]
 pub(crate) use sixteen_bits::{narrow_bf16, narrow_f16, widen_bf16, widen_f16};
 
 #[cfg(feature = "f16")]
 mod sixteen_bits {
-    use fearless_simd::{Bytes, Level, Select, Simd, SimdBase, SimdFloat};
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    use fearless_simd::Level;
+    use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat};
 
     /// binary16 to f32, one vector. Every value is exact; a NaN stays a NaN.
     #[inline(always)]
@@ -220,6 +314,18 @@ mod sixteen_bits {
             Level::Avx512(avx512) => return S::f32s::from_slice(simd, &x86::widen_16(avx512, first(source))),
             _ => {}
         }
+        #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf", not(target_has_atomic = "64")))]
+        return S::f32s::from_fn(
+            simd,
+            #[inline(always)]
+            |lane| super::cortex_m::widen_f16(source[lane]),
+        );
+        #[allow(unreachable_code, reason = "reached on every other target")]
+        widen_f16_by_bits(simd, source)
+    }
+
+    #[inline(always)]
+    fn widen_f16_by_bits<S: Simd>(simd: S, source: &[u16]) -> S::f32s {
         let bits = S::u32s::from_fn(simd, |lane| u32::from(source[lane]));
         // Exponent and mantissa, moved to their f32 places, then the exponent bias made up for by a multiplication,
         // which is exact and puts subnormals right as well.
@@ -234,10 +340,8 @@ mod sixteen_bits {
     /// f32 to binary16, to nearest, ties to even, one vector.
     #[inline(always)]
     pub(crate) fn narrow_f16<S: Simd>(lanes: S::f32s, target: &mut [u16]) {
-        use fearless_simd::ExtractToken;
-        let simd = lanes.token();
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        match simd.level() {
+        match fearless_simd::ExtractToken::token(&lanes).level() {
             Level::Avx2(avx2) => {
                 return target.copy_from_slice(&x86::narrow_8(avx2, first(lanes.as_slice())));
             }
@@ -246,6 +350,21 @@ mod sixteen_bits {
             }
             _ => {}
         }
+        #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf", not(target_has_atomic = "64")))]
+        {
+            for (value, &lane) in target.iter_mut().zip(lanes.as_slice()) {
+                *value = super::cortex_m::narrow_f16(lane);
+            }
+            return;
+        }
+        #[allow(unreachable_code, reason = "reached on every other target")]
+        narrow_f16_by_bits::<S>(lanes, target);
+    }
+
+    #[inline(always)]
+    fn narrow_f16_by_bits<S: Simd>(lanes: S::f32s, target: &mut [u16]) {
+        use fearless_simd::ExtractToken;
+        let simd = lanes.token();
         let bits: S::u32s = lanes.bitcast();
         let sign = bits & 0x8000_0000;
         let magnitude = bits ^ sign;

@@ -761,26 +761,26 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
         self.map_beside(simd, others, f);
     }
 
-    /// Replaces each element x by f(x), [`IN_STEP`] vectors at a time: for functions of many steps. There is one copy of
+    /// Replaces each element x by f(x), [`IN_STEP`](simd::IN_STEP) vectors at a time: for functions of many steps. There is one copy of
     /// `f`, which the ends of the row share with the rest.
     #[inline(always)]
     pub(crate) fn map_in_step<S: Simd>(
         &mut self,
         simd: S,
-        f: impl Fn([Lanes<S, T>; IN_STEP]) -> [Lanes<S, T>; IN_STEP],
+        f: impl Fn([Lanes<S, T>; simd::IN_STEP]) -> [Lanes<S, T>; simd::IN_STEP],
     ) {
         let lanes = Lanes::<S, T>::LEN;
         let stream = self.stream && simd::can_stream::<S, U>();
-        let mut input = [T::ZERO; IN_STEP * MAX_LANES];
-        let mut output = [U::ZERO; IN_STEP * MAX_LANES];
+        let mut input = [T::ZERO; simd::IN_STEP * MAX_LANES];
+        let mut output = [U::ZERO; simd::IN_STEP * MAX_LANES];
         let mut index = 0;
         let mut count = if stream { simd::until_aligned::<S, U>(self.target) } else { 0 };
         while index < self.len {
             if count == 0 {
-                count = IN_STEP * lanes;
+                count = simd::IN_STEP * lanes;
             }
             count = count.min(self.len - index);
-            let whole = count == IN_STEP * lanes;
+            let whole = count == simd::IN_STEP * lanes;
             // SAFETY: index + count <= self.len; less than a block goes by way of `input` and `output`, which hold one;
             // what is streamed is aligned, since the first block ends where the target is.
             unsafe {
@@ -792,18 +792,18 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
                     }
                     input.as_ptr()
                 };
-                let mut vectors = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); IN_STEP];
+                let mut vectors = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); simd::IN_STEP];
                 for (part, vector) in vectors.iter_mut().enumerate() {
                     *vector = T::load(simd, slice::from_raw_parts(source.add(part * lanes), lanes));
                 }
                 let results = f(vectors);
                 if whole && stream {
-                    for part in 0..IN_STEP {
+                    for part in 0..simd::IN_STEP {
                         simd::stream::<S, U>(results[part], self.target.add(index + part * lanes));
                     }
                 } else {
                     let target = if whole { self.target.add(index) } else { output.as_mut_ptr() };
-                    for part in 0..IN_STEP {
+                    for part in 0..simd::IN_STEP {
                         U::store::<S>(results[part], slice::from_raw_parts_mut(target.add(part * lanes), lanes));
                     }
                     if !whole {
@@ -881,7 +881,7 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
             #[inline(always)]
             |value| self.row().is_last(simd).select(value, zero),
         );
-        let sum = Tree::run(
+        let sum = Tree::run::<{ simd::SUMS_OF_STEPS }>(
             self.len / lanes,
             zero,
             #[inline(always)]
@@ -949,6 +949,20 @@ impl<T: Float> Row<'_, T> {
         T::load(simd, unsafe { slice::from_raw_parts(self.source.add(index), Lanes::<S, T>::LEN) })
     }
 
+    /// The mean of a few elements times `scale`, from all over the row.
+    #[inline(always)]
+    pub(crate) fn mean_of_some(&self, scale: T::Acc) -> T::Acc {
+        let step = (self.len / 16).max(1);
+        let (mut sum, mut count, mut index) = (T::Acc::from_count(0), 0, 0);
+        while index < self.len {
+            // SAFETY: source is valid for reads of `len` elements.
+            sum += unsafe { *self.source.add(index) }.to_acc() * scale;
+            count += 1;
+            index += step;
+        }
+        sum / T::Acc::from_count(count)
+    }
+
     /// Combines what `term` gives for each vector of the row, in an order that the length alone fixes: see [`Tree`].
     /// Lanes past the end read as `fill`, whose term must be neutral, as `neutral` is.
     #[inline(always)]
@@ -993,7 +1007,7 @@ impl<T: Float> Row<'_, T> {
             let fill = Lanes::<S, T>::splat(simd, fill);
             Some(term(self.is_last(simd).select(self.last(simd), fill)))
         };
-        Tree::run(
+        Tree::run::<{ simd::SUMS }>(
             self.len / lanes,
             neutral,
             #[inline(always)]
@@ -1028,9 +1042,9 @@ impl<T: Float> Row<'_, T> {
         let place = Lanes::<S, T>::from_fn(
             simd,
             #[inline(always)]
-            |lane| T::Acc::from_f64(lane as f64),
+            |lane| T::Acc::from_count(lane),
         );
-        let limit = |count: usize| Lanes::<S, T>::splat(simd, T::Acc::from_f64(count as f64));
+        let limit = |count: usize| Lanes::<S, T>::splat(simd, T::Acc::from_count(count));
         place.simd_ge(limit(first)) & place.simd_lt(limit(end))
     }
 }
@@ -1055,15 +1069,12 @@ impl<T: Float> InOut<'_, T> {
     }
 }
 
-/// Vectors that [`InOut::map_in_step`] hands over at once.
-pub(crate) const IN_STEP: usize = 2;
-
 /// Terms that an accumulator of a [`Tree`] takes before the totals move up.
-const CHAIN: usize = 4;
+const CHAIN: usize = if simd::HAS_VECTORS { 4 } else { 16 };
 
 /// Combines the terms of n vectors in an order that n alone fixes.
 ///
-/// Sixteen vectors at a time go into four accumulators, whose totals are combined pairwise, two blocks with two
+/// Sixteen vectors or so at a time go into a few accumulators, whose totals are combined pairwise, two blocks with two
 /// blocks and so on: as a sum of floats, its error is that of pairwise summation (Higham, Accuracy and Stability of
 /// Numerical Algorithms, 4.2).
 #[derive(Debug)]
@@ -1081,7 +1092,7 @@ impl<A: Copy> Tree<A> {
     }
 
     #[inline(always)]
-    fn run(
+    fn run<const WIDE: usize>(
         vectors: usize,
         neutral: A,
         mut term: impl FnMut(usize) -> A,
@@ -1089,10 +1100,21 @@ impl<A: Copy> Tree<A> {
         combine: impl Fn(A, A) -> A,
         chain: usize,
     ) -> A {
-        /// Independent accumulators: enough to hide the latency of an addition.
-        const WIDE: usize = 4;
         let mut tree = Self::new();
         let mut parts = [neutral; WIDE];
+        let total = inlined(
+            #[inline(always)]
+            |mut parts: [A; WIDE]| {
+                let mut count = WIDE;
+                while count > 1 {
+                    count /= 2;
+                    for index in 0..count {
+                        parts[index] = combine(parts[2 * index], parts[2 * index + 1]);
+                    }
+                }
+                parts[0]
+            },
+        );
         let (mut vector, mut steps) = (0, 0);
         // One loop with one copy of `term` an accumulator: more would be no faster, and compile for minutes.
         while vector + WIDE <= vectors {
@@ -1102,25 +1124,29 @@ impl<A: Copy> Tree<A> {
             vector += WIDE;
             steps += 1;
             if steps == chain {
-                tree.push(combine(combine(parts[0], parts[1]), combine(parts[2], parts[3])), &combine);
+                if simd::HAS_VECTORS {
+                    tree.push(total(parts), &combine);
+                } else {
+                    tree.push_apart(total(parts), &combine);
+                }
                 parts = [neutral; WIDE];
                 steps = 0;
             }
         }
         let mut rest = end.unwrap_or(neutral);
-        while vector < vectors {
+        while WIDE > 1 && vector < vectors {
             rest = combine(rest, term(vector));
             vector += 1;
         }
-        let total = combine(combine(parts[0], parts[1]), combine(parts[2], parts[3]));
-        tree.finish(combine(total, rest), &combine)
+        let rest = combine(total(parts), rest);
+        if simd::HAS_VECTORS { tree.finish(rest, &combine) } else { tree.finish_apart(rest, &combine) }
     }
 
     /// Adds the total of one more block.
     #[inline(always)]
     pub(crate) fn push(&mut self, mut total: A, combine: &impl Fn(A, A) -> A) {
         for _ in 0..self.blocks.trailing_ones() {
-            total = combine(self.pop(), total);
+            total = if simd::HAS_VECTORS { combine(self.pop(), total) } else { self.join_apart(total, combine) };
         }
         // There is one total for each 1 bit of `blocks`, so at most as many as a usize has bits.
         if let Some(slot) = self.totals.get_mut(self.depth) {
@@ -1130,11 +1156,29 @@ impl<A: Copy> Tree<A> {
         self.blocks += 1;
     }
 
+    /// [`push`](Tree::push) as a function of its own, for targets that have no instructions to be compiled for and little
+    /// room for code.
+    #[inline(never)]
+    fn push_apart(&mut self, total: A, combine: &impl Fn(A, A) -> A) {
+        self.push(total, combine);
+    }
+
+    #[inline(never)]
+    fn join_apart(&mut self, total: A, combine: &impl Fn(A, A) -> A) -> A {
+        combine(self.pop(), total)
+    }
+
+    /// [`finish`](Tree::finish) as a function of its own.
+    #[inline(never)]
+    fn finish_apart(&mut self, total: A, combine: &impl Fn(A, A) -> A) -> A {
+        self.finish(total, combine)
+    }
+
     /// The total of all blocks and `total`, the last.
     #[inline(always)]
     pub(crate) fn finish(&mut self, mut total: A, combine: &impl Fn(A, A) -> A) -> A {
         while self.depth > 0 {
-            total = combine(self.pop(), total);
+            total = if simd::HAS_VECTORS { combine(self.pop(), total) } else { self.join_apart(total, combine) };
         }
         total
     }

@@ -131,7 +131,7 @@ impl<T: Float> Affine<'_, T> {
     }
 
     #[inline(always)]
-    fn write<S: Simd>(self, simd: S, mut row: InOut<'_, T>, normalise: impl Fn(Lanes<S, T>) -> Lanes<S, T>) {
+    fn write<S: Simd>(self, simd: S, row: &mut InOut<'_, T>, normalise: impl Fn(Lanes<S, T>) -> Lanes<S, T>) {
         match (self.weight, self.bias) {
             (None, None) => row.map::<S, T, 0>(
                 simd,
@@ -192,7 +192,64 @@ pub(crate) fn rms_norm_rows<T: Float>(
 }
 
 #[inline(always)]
-fn layer_norm_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
+fn layer_norm_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
+    if simd::HAS_VECTORS {
+        layer_norm_row_of_any_size(simd, &mut row, affine, eps);
+    } else if !layer_norm_row_in_few_passes::<S, T, false>(simd, &mut row, affine, eps, T::Acc::from_f64(1.0)) {
+        layer_norm_row_apart(simd, &mut row, affine, eps);
+    }
+}
+
+/// Normalises a row with few passes over it, for CPUs on which a pass takes as long as its arithmetic: the first center
+/// is a guess. Without `SCALED`, and a `scale` of one, nothing is written and false returned where that is not safe.
+#[inline(always)]
+fn layer_norm_row_in_few_passes<S: Simd, T: Float, const SCALED: bool>(
+    simd: S,
+    row: &mut InOut<'_, T>,
+    affine: Affine<'_, T>,
+    eps: T::Acc,
+    scale: T::Acc,
+) -> bool {
+    let mut center = row.row().mean_of_some(scale);
+    let mut passes = 0;
+    let (shift, variance) = loop {
+        let Moments { shift, variance, .. } = Moments::around::<S, T, SCALED>(simd, row.row(), scale, center);
+        passes += 1;
+        // Where the guess was unlike the row, each pass comes nearer.
+        if shift * shift <= variance || passes == 4 {
+            break (shift, variance);
+        }
+        center += shift;
+    };
+    if !SCALED && !(shift * shift <= variance && is_safe(variance, eps)) {
+        return false;
+    }
+    let factor = reciprocal_root(variance, eps * scale * scale);
+    let scales = Lanes::<S, T>::splat(simd, scale);
+    let centers = Lanes::<S, T>::splat(simd, center);
+    let factors = Lanes::<S, T>::splat(simd, factor);
+    let offsets = Lanes::<S, T>::splat(simd, -shift * factor);
+    affine.write(
+        simd,
+        row,
+        #[inline(always)]
+        |x| {
+            let rest = if SCALED { x.mul_sub(scales, centers) } else { x - centers };
+            rest.mul_add(factors, offsets)
+        },
+    );
+    true
+}
+
+#[cold]
+#[inline(never)]
+fn layer_norm_row_apart<S: Simd, T: Float>(simd: S, row: &mut InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
+    let scale = rescale::<S, T>(simd, row.row(), eps);
+    layer_norm_row_in_few_passes::<S, T, true>(simd, row, affine, eps, scale);
+}
+
+#[inline(always)]
+fn layer_norm_row_of_any_size<S: Simd, T: Float>(simd: S, row: &mut InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
     let Moments { scale, center, shift, variance } = Moments::of::<S, T>(simd, row.row(), eps);
     let factor = reciprocal_root(variance, eps * scale * scale);
     let scales = Lanes::<S, T>::splat(simd, scale);
@@ -208,7 +265,7 @@ fn layer_norm_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, affine: Affine<
 }
 
 #[inline(always)]
-fn rms_norm_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
+fn rms_norm_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
     let one = T::Acc::from_f64(1.0);
     let mut scale = one;
     let square = loop {
@@ -224,7 +281,7 @@ fn rms_norm_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, affine: Affine<'_
     let factor = reciprocal_root(square, eps * scale * scale);
     affine.write(
         simd,
-        row,
+        &mut row,
         #[inline(always)]
         |x| x * scale * factor,
     );
@@ -245,7 +302,7 @@ impl<C: Compute> Moments<C> {
     fn of<S: Simd, T: Float<Acc = C>>(simd: S, row: Row<'_, T>, eps: C) -> Self {
         let (zero, one) = (C::from_f64(0.0), C::from_f64(1.0));
         let zeros = C::Lanes::<S>::splat(simd, zero);
-        let count = C::from_f64(row.len() as f64);
+        let count = C::from_count(row.len());
         let mut scale = one;
         loop {
             let sum = row.fold(
@@ -260,7 +317,7 @@ impl<C: Compute> Moments<C> {
             let mut center = sum.reduce_sum() / count;
             let mut is_second = false;
             let moments = loop {
-                let moments = Self::around::<S, T>(simd, row, scale, center);
+                let moments = Self::around::<S, T, true>(simd, row, scale, center);
                 // Where what is left is large beside the spread, the first mean was too far off, as rounding makes it
                 // for long rows of nearly equal values. The second is at most half a unit in the last place away.
                 let is_near = moments.shift * moments.shift * C::from_f64(16.0) <= moments.variance;
@@ -280,11 +337,12 @@ impl<C: Compute> Moments<C> {
         }
     }
 
+    /// With `SCALED` the row is multiplied by `scale`; without, `scale` is one.
     #[inline(always)]
-    fn around<S: Simd, T: Float<Acc = C>>(simd: S, row: Row<'_, T>, scale: C, center: C) -> Self {
+    fn around<S: Simd, T: Float<Acc = C>, const SCALED: bool>(simd: S, row: Row<'_, T>, scale: C, center: C) -> Self {
         let zero = C::from_f64(0.0);
         let zeros = C::Lanes::<S>::splat(simd, zero);
-        let count = C::from_f64(row.len() as f64);
+        let count = C::from_count(row.len());
         let scales = C::Lanes::<S>::splat(simd, scale);
         let centers = C::Lanes::<S>::splat(simd, center);
         let (sum, squares) = row.fold(
@@ -293,7 +351,7 @@ impl<C: Compute> Moments<C> {
             (zeros, zeros),
             #[inline(always)]
             |x| {
-                let rest = x.mul_sub(scales, centers);
+                let rest = if SCALED { x.mul_sub(scales, centers) } else { x - centers };
                 (rest, rest * rest)
             },
             #[inline(always)]
@@ -323,7 +381,7 @@ fn mean_square<S: Simd, T: Float>(simd: S, row: Row<'_, T>, scale: T::Acc) -> T:
         |a, b| a + b,
     )
     .reduce_sum()
-        / T::Acc::from_f64(row.len() as f64)
+        / T::Acc::from_count(row.len())
 }
 
 /// Whether a mean of squares lost nothing that shows: it did not overflow, and what may have vanished from it is small

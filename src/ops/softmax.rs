@@ -188,7 +188,7 @@ fn max<S: Simd, T: Float>(simd: S, row: Row<'_, T>) -> T::Acc {
         #[inline(always)]
         |x| x,
         #[inline(always)]
-        |a: Lanes<S, T>, b| a.max(b),
+        |a: Lanes<S, T>, b| simd::larger::<S, T::Acc>(simd, a, b),
     )
     .reduce_max()
 }

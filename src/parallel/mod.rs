@@ -1,6 +1,6 @@
 //! The only rooms that know threads: this file splits rows or elements into blocks, by shape and never by the number
 //! of threads, so that results do not depend on it. `pool` hands blocks to threads, `count` decides how many may
-//! help; `serial` stands in for `pool` without the feature `parallel` and on WebAssembly, which has no threads.
+//! help. Without the feature `parallel`, and on WebAssembly, which has no threads, all of it is one block.
 //! Kernels live elsewhere.
 #![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
 
@@ -12,10 +12,8 @@ use crate::view::{InOutMatrix, MatrixMut};
 mod count;
 #[cfg(all(feature = "parallel", not(target_family = "wasm")))]
 mod pool;
-#[cfg(not(all(feature = "parallel", not(target_family = "wasm"))))]
-mod serial;
-#[cfg(not(all(feature = "parallel", not(target_family = "wasm"))))]
-use serial as pool;
+#[cfg(all(feature = "parallel", not(target_family = "wasm")))]
+mod split;
 #[cfg(all(test, feature = "parallel", not(target_family = "wasm")))]
 mod tests;
 
@@ -25,54 +23,6 @@ pub use count::set_num_threads;
 pub(crate) use count::swap_scope;
 pub use count::{ThreadSource, num_threads, thread_source, with_threads};
 
-/// Work below this many nanoseconds is one range: even a thread that is awake and looking takes half a microsecond.
-const SMALLEST_SPLIT: f32 = 8_000.0;
-/// The bounds of a block's cost in nanoseconds: above what claiming it costs, a few tens of nanoseconds, by far; and
-/// short enough that the thread which claims the last block keeps the others waiting for a moment only.
-const BLOCK_COST: (f32, f32) = (4_000.0, 50_000.0);
-/// A call of medium size becomes about this many blocks.
-const USUAL_BLOCKS: f32 = 32.0;
-/// Counts of blocks are kept in 32 bits, and each thread that panics adds as many once more.
-const MOST_BLOCKS: usize = 1 << 20;
-
-/// `0..count` in `blocks` blocks of `block` items, the last one perhaps shorter.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Split {
-    count: usize,
-    block: usize,
-    blocks: usize,
-    /// Nanoseconds on one core, for all of it.
-    cost: u64,
-}
-
-impl Split {
-    /// How work is split: by its shape and cost alone. `None` where it is too small to share.
-    #[inline]
-    fn new(count: usize, align: usize, cost: f32) -> Option<Self> {
-        let total = cost * count as f32;
-        if total >= SMALLEST_SPLIT { Self::large(count, align.max(1), cost, total) } else { None }
-    }
-
-    fn large(count: usize, align: usize, cost: f32, total: f32) -> Option<Self> {
-        let target = (total / USUAL_BLOCKS).clamp(BLOCK_COST.0, BLOCK_COST.1);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float to usize saturates")]
-        let items = ((target / cost) as usize).max(count / MOST_BLOCKS).max(1);
-        let units = count.div_ceil(align);
-        // As even as whole units allow.
-        let block = units.div_ceil(units.div_ceil(items.div_ceil(align))) * align;
-        let blocks = count.div_ceil(block);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "as above; times blocks it fits")]
-        let cost = total.min(1e11) as u64;
-        (blocks > 1).then_some(Self { count, block, blocks, cost })
-    }
-
-    #[inline]
-    fn range(&self, index: usize) -> Range<usize> {
-        let start = index * self.block;
-        start..self.count.min(start + self.block)
-    }
-}
-
 /// Runs `body` on ranges that cover `0..count`, each a multiple of `align` long but for the last. `cost` is what one
 /// item takes on one core, in nanoseconds: small work stays on this thread, as one range.
 ///
@@ -80,18 +30,20 @@ impl Split {
 /// out of this call, on the calling thread.
 #[inline]
 pub(crate) fn for_each_block(count: usize, align: usize, cost: f32, body: impl Fn(Range<usize>) + Sync) {
-    match Split::new(count, align, cost) {
-        Some(split) => {
-            #[cfg(feature = "python")]
-            crate::trace::note(|| crate::trace::Event::Split {
-                blocks: split.blocks,
-                threads: num_threads().min(split.blocks),
-                nanoseconds: split.cost,
-            });
-            pool::run(split, &body);
-        }
-        None if count > 0 => body(0..count),
-        None => {}
+    #[cfg(all(feature = "parallel", not(target_family = "wasm")))]
+    if let Some(split) = split::Split::new(count, align, cost) {
+        #[cfg(feature = "python")]
+        crate::trace::note(|| crate::trace::Event::Split {
+            blocks: split.blocks,
+            threads: num_threads().min(split.blocks),
+            nanoseconds: split.cost,
+        });
+        return pool::run(split, &body);
+    }
+    #[cfg(not(all(feature = "parallel", not(target_family = "wasm"))))]
+    let _ = (align, cost);
+    if count > 0 {
+        body(0..count);
     }
 }
 
@@ -139,9 +91,10 @@ pub(crate) fn for_each_tile<T: Float>(
     body: impl Fn(Range<usize>, Range<usize>, MatrixMut<'_, T>) + Sync,
 ) {
     let ((rows, cols), (tile_rows, tile_cols)) = (out.shape(), size);
-    let across = cols.div_ceil(tile_cols.max(1));
+    let across = cols.div_ceil(tile_cols.max(1)).max(1);
+    let down = rows.div_ceil(tile_rows.max(1)) * usize::from(cols > 0);
     let shared = out.share();
-    for_each_block(rows.div_ceil(tile_rows.max(1)) * across, 1, cost, |tiles| {
+    for_each_block(down * across, 1, cost, |tiles| {
         for tile in tiles {
             let (row, col) = (tile / across * tile_rows, tile % across * tile_cols);
             let (rows, cols) = (row..(row + tile_rows).min(rows), col..(col + tile_cols).min(cols));

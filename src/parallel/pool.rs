@@ -30,8 +30,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use super::Split;
 use super::count::{self, MOST_THREADS};
+use super::split::Split;
 
 /// The calls that may be under way at once with help; further ones run alone.
 const DOORS: usize = 32;
