@@ -13,8 +13,9 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # What each Python command needs beside the wheel.
 DEMO_PACKAGES := scikit-learn pillow
-TEST_PACKAGES := pytest scipy hypothesis ml_dtypes
-LINT_PACKAGES := mypy ruff
+TEST_PACKAGES := pytest scipy hypothesis ml_dtypes threadpoolctl scikit-learn safetensors
+SITE_PACKAGES := sphinx furo myst-parser scikit-learn
+LINT_PACKAGES := mypy numpy ml_dtypes pyright ruff
 
 # The tests run once for each of these.
 TESTED_FEATURES := libm,f16 std,f16,parallel
@@ -35,7 +36,7 @@ WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') 
 .DELETE_ON_ERROR:
 .PHONY: help demo wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
 	fuzz test-debug test-asan test-valgrind test-tsan test-levels test-aarch64 test-avx512 embedded \
-	lint docs clean
+	lint types docs site clean
 
 help:                   ## list these commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,7 +46,7 @@ demo: $(VENV)/.wheel $(VENV)/.demo      ## classify real handwritten digits, rac
 
 wheel: $(VENV)/.wheel   ## build the wheel in release mode and install it in .venv
 
-test: test-rust test-no-std test-python test-examples  ## all tests: the four commands that follow
+test: test-rust test-no-std test-python test-examples types  ## all tests: the commands that follow
 
 test-rust:              ## Rust tests and doctests, once for each set of features
 	@set -e; for features in $(TESTED_FEATURES); do \
@@ -79,6 +80,12 @@ test-examples: $(VENV)/.wheel $(VENV)/.demo  ## README's Python runs as shown; R
 		cmp out/python-$$dtype.txt examples/digits/classes.txt; \
 		echo "the same class for each of $$(wc -l <out/rust-$$dtype.txt) digits"; \
 	done
+
+types: $(VENV)/.wheel $(VENV)/.lint     ## the installed package's types: complete (pyright), and true (stubtest)
+	$(VENV)/bin/python -m mypy.stubtest polyglot_bridge --allowlist bindings/python/tests/stubtest.txt
+	@if $(VENV)/bin/pyright --version >/dev/null 2>&1; then \
+		$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python --verifytypes polyglot_bridge --ignoreexternal; \
+	else echo "pyright wants Node.js, which could not be had: left out here"; fi
 
 bench: $(PEERS)/.wheel $(PEERS)/.peers  ## race NumPy and other peers; tables and charts go into README.md
 	$(PEERS)/bin/python benches/peers/run.py --write $(ARGS)
@@ -136,9 +143,16 @@ lint: $(VENV)/.lint     ## formatting and clippy, warnings denied, for every com
 		cargo clippy --quiet --no-default-features --features $$features --all-targets -- -D warnings; \
 	done
 	$(VENV)/bin/ruff check --quiet examples bindings/python benches
+	$(VENV)/bin/ruff format --quiet --check bindings/python/polyglot_bridge
+	cd bindings/python && $(abspath $(VENV))/bin/python -m mypy --strict polyglot_bridge
 
 docs:                   ## the crate's documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
+
+site: $(VENV)/.wheel $(VENV)/.site      ## the documentation site, warnings denied: site/index.html; its examples run
+	$(VENV)/bin/python -m doctest -o NORMALIZE_WHITESPACE -o ELLIPSIS docs/*.md docs/howto/*.md
+	$(VENV)/bin/python -m sphinx --quiet --fail-on-warning --keep-going -b dirhtml docs site
+	$(VENV)/bin/python tools/check_links.py site
 
 clean:                  ## remove everything that was made here
 	rm -rf $(VENV) $(PEERS) target tests/no_std/target fuzz/target fuzz/found out dist site
@@ -166,7 +180,8 @@ $(VENV)/.wheel $(PEERS)/.wheel: %/.wheel: %/.venv $(WHEEL)
 $(VENV)/.demo: PACKAGES = $(DEMO_PACKAGES)
 $(VENV)/.test: PACKAGES = $(TEST_PACKAGES)
 $(VENV)/.lint: PACKAGES = $(LINT_PACKAGES)
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.venv Makefile
+$(VENV)/.site: PACKAGES = $(SITE_PACKAGES)
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.site: $(VENV)/.venv Makefile
 	$(VENV)/bin/python $(PIP_INSTALL) $(PACKAGES)
 	@touch $@
 

@@ -21,7 +21,7 @@ from ._safetensors import load
 __all__ = ["BertConfig", "BertEncoder"]
 
 _Array: TypeAlias = npt.NDArray[Any]
-_Path: TypeAlias = "str | os.PathLike[str]"
+_Path: TypeAlias = str | os.PathLike[str]
 
 # Activations by the names that Hugging Face's configurations have for them.
 _ACTIVATIONS = {

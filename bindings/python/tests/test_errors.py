@@ -12,7 +12,7 @@ X = np.ones((2, 3))
 W = np.ones((3, 4))
 
 NOT_ARRAYS = [None, "text", b"bytes", {1, 2}, {"a": 1}, object(), 1j, [1j], ["a"], [None], [object()], np.array([1j]),
-              np.array(["a"]), np.array([None]), np.array([1], "M8[s]"), np.array([1], "m8[s]"), np.array([(1,)], "i4,"),
+              np.array(["a"]), np.array([None]), np.array([1], "M8[s]"), np.array([1], "m8[s]"), np.array([(1,)], [("a", "i4")]),
               np.ones(2, np.longdouble) if np.dtype(np.longdouble) != np.float64 else np.array([1j])]
 
 ONE_ARRAY = {
