@@ -36,7 +36,7 @@ WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') 
 .DELETE_ON_ERROR:
 .PHONY: help demo wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
 	fuzz test-debug test-asan test-valgrind test-tsan test-levels test-aarch64 test-avx512 embedded \
-	lint types docs site clean
+	lint types docs site drop-in clean
 
 help:                   ## list these commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -148,6 +148,11 @@ lint: $(VENV)/.lint     ## formatting and clippy, warnings denied, for every com
 
 docs:                   ## the crate's documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
+
+drop-in: $(VENV)/.wheel  ## the documented examples of polyglot-bridge 0.2.0 run unchanged; fetches its wheel
+	$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--python-version 3.12 --platform manylinux2014_x86_64 --dest target/old polyglot-bridge==0.2.0
+	$(VENV)/bin/python tools/drop_in.py target/old/polyglot_bridge-0.2.0-*.whl
 
 site: $(VENV)/.wheel $(VENV)/.site      ## the documentation site, warnings denied: site/index.html; its examples run
 	$(VENV)/bin/python -m doctest -o NORMALIZE_WHITESPACE -o ELLIPSIS docs/*.md docs/howto/*.md
