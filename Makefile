@@ -15,6 +15,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 DEMO_PACKAGES := scikit-learn pillow
 TEST_PACKAGES := pytest scipy hypothesis ml_dtypes threadpoolctl scikit-learn safetensors
 SITE_PACKAGES := sphinx furo myst-parser scikit-learn
+PACK_PACKAGES := twine abi3audit numpy
 LINT_PACKAGES := mypy numpy ml_dtypes pyright ruff
 
 # The tests run once for each of these.
@@ -36,7 +37,7 @@ WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') 
 .DELETE_ON_ERROR:
 .PHONY: help demo wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
 	fuzz test-debug test-asan test-valgrind test-tsan test-levels test-aarch64 test-avx512 embedded \
-	lint types docs site drop-in clean
+	test-pythons check-wheel lint types docs site drop-in clean
 
 help:                   ## list these commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -80,6 +81,15 @@ test-examples: $(VENV)/.wheel $(VENV)/.demo  ## README's Python runs as shown; R
 		cmp out/python-$$dtype.txt examples/digits/classes.txt; \
 		echo "the same class for each of $$(wc -l <out/rust-$$dtype.txt) digits"; \
 	done
+
+# With ARGS="test_contract.py ..." some of the tests only.
+test-pythons: $(WHEEL)  ## the wheel on each CPython here from 3.10 on, with the newest NumPy and the oldest it claims
+	$(VENV)/bin/python tools/test_pythons.py $(VENV)-pythons $(dir $(WHEEL))*.whl $(ARGS)
+
+check-wheel: $(WHEEL) $(VENV)/.pack     ## the wheel's size, import time, bill of materials, stable ABI and description
+	$(VENV)/bin/python -m twine check --strict $(dir $(WHEEL))*.whl
+	$(VENV)/bin/abi3audit --strict --summary $(dir $(WHEEL))*.whl
+	$(VENV)/bin/python tools/check_wheel.py $(dir $(WHEEL))*.whl
 
 types: $(VENV)/.wheel $(VENV)/.lint     ## the installed package's types: complete (pyright), and true (stubtest)
 	$(VENV)/bin/python -m mypy.stubtest polyglot_bridge --allowlist bindings/python/tests/stubtest.txt
@@ -160,7 +170,7 @@ site: $(VENV)/.wheel $(VENV)/.site      ## the documentation site, warnings deni
 	$(VENV)/bin/python tools/check_links.py site
 
 clean:                  ## remove everything that was made here
-	rm -rf $(VENV) $(PEERS) target tests/no_std/target fuzz/target fuzz/found out dist site
+	rm -rf $(VENV) $(VENV)-pythons $(PEERS) target tests/no_std/target fuzz/target fuzz/found out dist site
 
 # --- Python environments, each step done once ------------------------------------------------------------------------
 
@@ -186,7 +196,8 @@ $(VENV)/.demo: PACKAGES = $(DEMO_PACKAGES)
 $(VENV)/.test: PACKAGES = $(TEST_PACKAGES)
 $(VENV)/.lint: PACKAGES = $(LINT_PACKAGES)
 $(VENV)/.site: PACKAGES = $(SITE_PACKAGES)
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.site: $(VENV)/.venv Makefile
+$(VENV)/.pack: PACKAGES = $(PACK_PACKAGES)
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.site $(VENV)/.pack: $(VENV)/.venv Makefile
 	$(VENV)/bin/python $(PIP_INSTALL) $(PACKAGES)
 	@touch $@
 

@@ -1,0 +1,54 @@
+"""Checks what a wheel promises about itself: `python tools/check_wheel.py polyglot_bridge-*.whl`.
+
+Its size, what lies inside, and, in a process of its own, how long the import takes after NumPy's and that it starts no
+thread.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+MOST_BYTES = 2 * 10**6
+MOST_MILLISECONDS = 5.0
+
+IMPORT = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+import numpy
+count = lambda: len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+before = count()
+begin = time.perf_counter()
+import polyglot_bridge
+print((time.perf_counter() - begin) * 1e3, count() - before, polyglot_bridge.__version__)
+"""
+
+
+def main(wheel):
+    size = os.path.getsize(wheel)
+    assert size < MOST_BYTES, f"{wheel} has {size} bytes, more than {MOST_BYTES}"
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert any(name.endswith("py.typed") for name in names), "no py.typed"
+        assert any("LICENSE" in name for name in names), "no licence"
+        assert not any("/tests/" in name for name in names), "tests in the wheel"
+        boms = [name for name in names if "/sboms/" in name]
+        assert boms, "no bill of materials"
+        parts = [part["name"] for part in json.loads(archive.read(boms[0]))["components"]]
+        assert "fearless_simd" in parts, parts
+        archive.extractall(folder)
+        times = []
+        for _ in range(9):
+            run = subprocess.run([sys.executable, "-c", IMPORT, folder], capture_output=True, text=True, check=True)
+            milliseconds, threads, version = run.stdout.split()
+            assert threads == "0", f"the import started {threads} threads"
+            times.append(float(milliseconds))
+    # The first also writes compiled files.
+    assert min(times) < MOST_MILLISECONDS, f"the import takes {min(times):.1f} ms after NumPy"
+    print(f"{version}: {size / 1e6:.2f} MB, imported in {min(times):.1f} ms after NumPy, {len(parts)} crates listed")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
