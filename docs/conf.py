@@ -33,7 +33,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
 napoleon_preprocess_types = False
 # Lines end where Python's own would.
 maximum_signature_line_length = 88
@@ -76,7 +75,7 @@ def write_reference(app):
         for name in names:
             value = getattr(polyglot_bridge, name)
             if isinstance(value, type):
-                lines += [f".. autoclass:: {name}", "   :members:", "   :special-members: __call__", ""]
+                lines += [f".. autoclass:: {name}", "   :members:", ""]
             else:
                 lines += [f".. autofunction:: {name}", ""]
     models = getattr(polyglot_bridge, "models", None)
@@ -90,5 +89,17 @@ def write_reference(app):
         target.write_text(text)
 
 
+def leave_out_attributes(app, what, name, value, options, lines):
+    """Takes the section on attributes out of a class's text: each has an entry of its own below it."""
+    if what != "class" or "Attributes" not in lines:
+        return
+    begin = lines.index("Attributes")
+    after = range(begin + 2, len(lines) - 1)
+    end = next((at for at in after if lines[at + 1] and set(lines[at + 1]) == {"-"}), len(lines))
+    del lines[begin:end]
+
+
 def setup(app):
+    # Before napoleon, which turns sections into directives.
+    app.connect("autodoc-process-docstring", leave_out_attributes, priority=100)
     app.connect("builder-inited", write_reference)

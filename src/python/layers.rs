@@ -139,6 +139,12 @@ stored! {
 /// ValueError
 ///     Shapes do not fit, or the activation is unknown.
 ///
+/// Notes
+/// -----
+/// ``layer(x, residual=None, out=None)`` takes `x` of shape (..., in_features) and gives an array of shape (...,
+/// out_features). `residual`, of that shape, is added before the activation; `out` is where to write the result, of its
+/// shape and dtype, and may be `residual` itself.
+///
 /// Examples
 /// --------
 /// >>> import numpy as np

@@ -100,6 +100,11 @@ impl Kind {
 /// ValueError
 ///     The name is unknown, the operation has no such parameter, or shapes do not fit.
 ///
+/// Notes
+/// -----
+/// ``operation(x, out=None)`` works along the last axis of `x` and gives an array of its shape and dtype; `out` is where
+/// to write it, and may be `x` itself.
+///
 /// Examples
 /// --------
 /// >>> import numpy as np
@@ -527,6 +532,11 @@ impl Layer for Call<'_> {
 ///     Something is no layer, or there is no dtype that all layers take.
 /// ValueError
 ///     A layer does not take what the one before it gives, or a name is unknown.
+///
+/// Notes
+/// -----
+/// ``network(x, out=None)`` takes `x` of shape (..., in_features) and gives an array of shape (..., out_features) and
+/// the dtype of `x`; `out` is where to write the result.
 ///
 /// Examples
 /// --------
