@@ -4,7 +4,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 HERE = Path(__file__).parent / "digits"
 WEIGHTS = HERE / "weights.f16"
@@ -20,6 +19,9 @@ def split():
     Pixels are 0 to 16. Of each class, in the data set's order, every fourth image is for testing: no seed to pick,
     the same split in any language, each class equally well held out.
     """
+    # Only who asks for the data needs the package; a server that has the weights does not.
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     testing = np.zeros(len(digits.target), dtype=bool)
     for digit in range(10):

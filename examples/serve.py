@@ -121,7 +121,7 @@ def free_port():
 
 
 def wait_for(port, process):
-    for _ in range(300):
+    for _ in range(1200):
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with status {process.returncode}")
         try:
