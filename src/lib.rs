@@ -20,7 +20,7 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `std` | yes | CPU detection at run time, buffers for packing |
+//! | `std` | yes | buffers for packing, layers that own their weights; x86 CPUs of 32 bits are asked what they have (those of 64 bits always are) |
 //! | `libm` | | the few scalar functions that core lacks; needed where `std` is off |
 //! | `f16` | | `half::f16` and `half::bf16` |
 //! | `parallel` | | large calls on several threads |
