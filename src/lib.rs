@@ -8,8 +8,10 @@
 //! |---|---|
 //! | [`linear`], [`matmul`] | products, with bias, residual and activation in one pass ([`Epilogue`]) |
 //! | [`softmax`], [`log_softmax`] | over rows |
-//! | [`layer_norm`], [`rms_norm`] | over rows, with optional weight and bias |
+//! | [`layer_norm`], [`rms_norm`] | over rows, with optional weight and bias; [`add_layer_norm`] adds a residual first |
+//! | [`l2_normalize`], [`mean_pool`], [`embedding`] | over rows: scaled to length 1, their mean, looked up by number |
 //! | [`relu`], [`sigmoid`], [`tanh`], [`silu`], [`gelu`], [`gelu_tanh`] | element by element; [`Activation`] names them |
+//! | [`attention`] | scaled dot-product attention of one head; [`attention_batch`] for many |
 //! | [`scale`], [`map`], [`dropout_add`] | element by element |
 //! | [`sum_of_squares`] | one number |
 //!
@@ -20,7 +22,7 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `std` | yes | buffers for packing, layers that own their weights; x86 CPUs of 32 bits are asked what they have (those of 64 bits always are) |
+//! | `std` | yes | CPU detection at run time, buffers for packing |
 //! | `libm` | | the few scalar functions that core lacks; needed where `std` is off |
 //! | `f16` | | `half::f16` and `half::bf16` |
 //! | `parallel` | | large calls on several threads |
@@ -59,12 +61,18 @@ pub use ops::activation::{
     Activation, activate, activate_in_place, gelu, gelu_in_place, gelu_tanh, gelu_tanh_in_place, relu, relu_in_place,
     sigmoid, sigmoid_in_place, silu, silu_in_place, tanh, tanh_in_place,
 };
+pub use ops::attention::{AttentionMask, AttentionOptions, attention, attention_batch};
 pub use ops::dropout_add::{Mask, dropout_add, dropout_add_in_place};
-pub use ops::layer_norm::{layer_norm, layer_norm_in_place, rms_norm, rms_norm_in_place};
+pub use ops::embedding::{embedding, embedding_wide};
+pub use ops::layer_norm::{
+    add_layer_norm, add_layer_norm_in_place, l2_normalize, l2_normalize_in_place, layer_norm, layer_norm_in_place,
+    rms_norm, rms_norm_in_place,
+};
 pub use ops::linear::{Epilogue, linear};
 pub use ops::map::{map, map_in_place, scale, scale_in_place};
 pub use ops::matmul::{matmul, matmul_batch};
 pub use ops::packed_linear::{PackedLinear, pack_constant};
+pub use ops::pool::mean_pool;
 pub use ops::reduce::sum_of_squares;
 #[cfg(feature = "std")]
 pub use ops::sequential::{Layer, RowOperation, Sequential, Wide};

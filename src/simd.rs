@@ -28,8 +28,7 @@ const _: () = assert!(size_of::<Level>() <= 1, "a level is kept in one byte");
 
 /// The CPU level that kernels run at: the one last given to [`set_level`], else the best there is.
 ///
-/// The CPU is asked once: with the feature `std` wherever levels differ, without it on x86-64. Elsewhere the level is the
-/// one that the target was compiled for.
+/// With the feature `std` the CPU is asked once. Without it the level is the one that the target was compiled for.
 ///
 /// # Examples
 ///
@@ -50,93 +49,9 @@ pub fn level() -> Level {
 
 #[cold]
 fn detect() -> Level {
-    let level = Level::try_detect();
-    #[cfg(all(not(feature = "std"), target_arch = "x86_64", target_feature = "sse2", not(target_env = "sgx")))]
-    let level = level.or_else(|| Some(cpuid::detect()));
-    let level = level.unwrap_or(Level::baseline());
+    let level = Level::try_detect().unwrap_or(Level::baseline());
     set_level(level);
     level
-}
-
-/// Asks an x86-64 CPU itself, as std does where there is one: `cpuid` tells what the CPU has, `xgetbv` whose registers
-/// the operating system, or the firmware, keeps. In an enclave there is no `cpuid`.
-#[cfg(all(any(test, not(feature = "std")), target_arch = "x86_64", target_feature = "sse2", not(target_env = "sgx")))]
-mod cpuid {
-    use core::arch::x86_64::{__cpuid_count, _xgetbv};
-
-    use fearless_simd::x86::{Avx2, Avx512, Sse4_2};
-
-    use super::Level;
-
-    /// Whether each of these bits is set.
-    fn has(register: u32, bits: &[u32]) -> bool {
-        bits.iter().all(|bit| register >> bit & 1 == 1)
-    }
-
-    /// What `cpuid` answers: eax, ebx, ecx, edx; zeros to what the CPU does not know.
-    #[allow(unused_unsafe, reason = "older compilers call the function unsafe")]
-    fn ask(leaf: u32, part: u32) -> [u32; 4] {
-        // SAFETY: each x86-64 CPU has the instruction.
-        let (most, found) = unsafe { (__cpuid_count(leaf & 0x8000_0000, 0), __cpuid_count(leaf, part)) };
-        if leaf > most.eax { [0; 4] } else { [found.eax, found.ebx, found.ecx, found.edx] }
-    }
-
-    /// The registers that are saved when tasks change, as bits of XCR0.
-    #[target_feature(enable = "xsave")]
-    fn saved() -> u64 {
-        // SAFETY: only called where the CPU has the instruction and it was allowed.
-        unsafe { _xgetbv(0) }
-    }
-
-    /// The best level.
-    pub(super) fn detect() -> Level {
-        let [_, _, basic_ecx, basic_edx] = ask(1, 0);
-        let [_, ebx, ecx, _] = ask(7, 0);
-        let [states, ..] = ask(13, 1);
-        let [_, _, amd, _] = ask(0x8000_0001, 0);
-
-        // fxsr; cmpxchg16b, sse4.2, popcnt
-        if !(has(basic_edx, &[24]) && has(basic_ecx, &[13, 20, 23])) {
-            return Level::baseline();
-        }
-        // osxsave: the operating system has turned xgetbv on
-        // SAFETY: xsave and osxsave were asked for.
-        let saved = if has(basic_ecx, &[26, 27]) { unsafe { saved() } } else { 0 };
-        // XMM and YMM; fma, movbe, xsave, avx, f16c; bmi1, avx2, bmi2; lzcnt
-        let avx2 = saved & 6 == 6 && has(basic_ecx, &[12, 22, 26, 28, 29]) && has(ebx, &[3, 5, 8]) && has(amd, &[5]);
-        if !avx2 {
-            // SAFETY: what the level stands for was asked for.
-            return Level::Sse4_2(unsafe { Sse4_2::assume_supported() });
-        }
-        // The halves and the rest of the 512-bit registers, and the masks; pclmulqdq, aes, rdrand;
-        // avx512f, avx512dq, rdseed, adx, avx512ifma, avx512cd, sha, avx512bw, avx512vl;
-        // avx512vbmi, avx512vbmi2, gfni, vaes, vpclmulqdq, avx512vnni, avx512bitalg, avx512vpopcntdq;
-        // xsaveopt, xsavec, xsaves
-        let avx512 = saved & 0xe6 == 0xe6
-            && has(basic_ecx, &[1, 25, 30])
-            && has(ebx, &[16, 17, 18, 19, 21, 28, 29, 30, 31])
-            && has(ecx, &[1, 6, 8, 9, 10, 11, 12, 14])
-            && has(states, &[0, 1, 3]);
-        if avx512 {
-            // SAFETY: what the level stands for was asked for.
-            return Level::Avx512(unsafe { Avx512::assume_supported() });
-        }
-        // SAFETY: what the level stands for was asked for.
-        Level::Avx2(unsafe { Avx2::assume_supported() })
-    }
-
-    #[cfg(all(test, feature = "std"))]
-    mod tests {
-        use core::mem::discriminant;
-
-        /// std and this file find the same, on whatever CPU tests run: `make test-levels` runs them on several.
-        #[test]
-        fn the_cpu_is_found_as_std_finds_it() {
-            let expected = fearless_simd::Level::new();
-            let found = super::detect();
-            assert_eq!(discriminant(&found), discriminant(&expected), "{found:?} {expected:?}");
-        }
-    }
 }
 
 /// Makes every later call run at `level`: for tests, to compare levels, and for targets without `std` whose CPU is
@@ -238,7 +153,6 @@ pub(crate) fn finish_stores() {
 }
 
 /// Asks for the cache line at `address`, any address, before it is needed; a hint only.
-#[cfg(feature = "std")]
 #[inline(always)]
 pub(crate) fn prefetch<T>(address: *const T) {
     #[cfg(all(target_arch = "x86_64", target_feature = "sse"))]

@@ -167,6 +167,18 @@ impl<'a, T: Copy> Matrix<'a, T> {
         Self { data: self.offset(row, col), rows: row_end - row, cols: col_end - col, ..*self }
     }
 
+    /// A matrix of this shape, whose rows or columns are all the same one where `self` has a single one. `None` where
+    /// there is another number of them.
+    pub(crate) fn broadcast(self, (rows, cols): Shape) -> Option<Self> {
+        let stride = |found: usize, wanted: usize, stride: isize| match found {
+            1 => Some(0),
+            _ => (found == wanted).then_some(stride),
+        };
+        let row_stride = stride(self.rows, rows, self.row_stride)?;
+        let col_stride = stride(self.cols, cols, self.col_stride)?;
+        Some(Self { rows, cols, row_stride, col_stride, ..self })
+    }
+
     /// All elements as one row, where they lie side by side.
     pub(crate) fn flat(&self) -> Option<Self> {
         self.as_slice().map(Self::from)
@@ -911,6 +923,20 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
         sum
     }
 
+    /// The part with these columns, cut to what there is.
+    #[inline(always)]
+    pub(crate) fn part(&mut self, cols: Range<usize>) -> InOut<'_, T, U> {
+        let end = cols.end.min(self.len);
+        let start = cols.start.min(end);
+        InOut {
+            source: self.source.wrapping_add(start),
+            target: self.target.wrapping_add(start),
+            len: end - start,
+            stream: false,
+            lifetime: PhantomData,
+        }
+    }
+
     /// The row that is read.
     #[inline(always)]
     pub(crate) fn row(&self) -> Row<'_, T> {
@@ -1050,6 +1076,12 @@ impl<T: Float> Row<'_, T> {
 }
 
 impl<T: Float> InOut<'_, T> {
+    /// The row that is written, over itself.
+    #[inline(always)]
+    pub(crate) fn in_place(&mut self) -> InOut<'_, T> {
+        InOut { source: self.target, stream: false, lifetime: PhantomData, ..*self }
+    }
+
     /// Replaces each element x by f(x), one by one: for functions that know nothing of vectors.
     #[inline(always)]
     pub(crate) fn map_each(&mut self, f: impl Fn(T) -> T) {
@@ -1319,12 +1351,10 @@ impl<'a, W: Copy, const G: usize> Strip<'a, W, G> {
 }
 
 /// A cache line of scratch memory, in which kernels lay out numbers and vectors.
-#[cfg(feature = "std")]
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Line([u64; 8]);
 
-#[cfg(feature = "std")]
 impl Line {
     pub(crate) const ZERO: Self = Self([0; 8]);
 

@@ -4,7 +4,7 @@
 use core::iter::repeat_n;
 use core::ops::Range;
 
-use super::driver::Weight;
+use super::driver::{Weight, runs};
 use super::part::{Lie, Operands, Region, Target};
 use super::scratch::{self, Scratch};
 use super::stream::stream;
@@ -134,13 +134,6 @@ fn group<C: Compute>(source: &[C], rows: usize, steps: usize, target: &mut [C]) 
             }
         }
     }
-}
-
-/// How many rows each tile of a band has: as even as can be. Two runs of (tiles, rows of each).
-fn runs(rows: usize, most: usize) -> [(usize, usize); 2] {
-    let count = rows.div_ceil(most).max(1);
-    let (len, longer) = (rows / count, rows % count);
-    [(longer, len + 1), (count - longer, len)]
 }
 
 /// Many rows: for each block of k, the weight's panels are packed and x is laid out where they need it, then each band

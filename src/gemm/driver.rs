@@ -243,3 +243,11 @@ impl<T: Float> Finish<'_, T> {
         Self { bias, residual, ..self }
     }
 }
+
+/// How many rows each tile of a band has: as even as can be. Two runs of (tiles, rows of each).
+#[inline(always)]
+pub(crate) fn runs(rows: usize, most: usize) -> [(usize, usize); 2] {
+    let count = rows.div_ceil(most).max(1);
+    let (len, longer) = (rows / count, rows % count);
+    [(longer, len + 1), (count - longer, len)]
+}

@@ -16,7 +16,6 @@ pub(crate) mod finish;
 pub(crate) mod pack;
 #[cfg(feature = "std")]
 pub(crate) mod part;
-#[cfg(feature = "std")]
 pub(crate) mod scratch;
 #[cfg(feature = "std")]
 mod stream;

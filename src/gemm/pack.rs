@@ -1,14 +1,14 @@
 //! Lays operands out for the tile: panels of a weight, rows of an input. Knows no registers and no threads.
 
 #[cfg(feature = "std")]
-pub(crate) use blocks::{pack_panels, pack_rows, widen_panel};
+pub(crate) use blocks::widen_panel;
+pub(crate) use blocks::{pack_panels, pack_rows};
 
 use super::panel_width;
 use crate::float::Float;
 use crate::view::Matrix;
 
 /// What a block packs into scratch memory.
-#[cfg(feature = "std")]
 mod blocks {
     use fearless_simd::{Simd, SimdBase};
 
@@ -60,6 +60,7 @@ mod blocks {
     }
 
     /// Widens a panel, or part of one, to its compute type.
+    #[cfg(feature = "std")]
     #[inline(always)]
     pub(crate) fn widen_panel<S: Simd, W: Float>(simd: S, source: &[W], target: &mut [W::Acc]) {
         let lanes = Lanes::<S, W>::LEN;

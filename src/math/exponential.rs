@@ -98,7 +98,7 @@ pub(super) fn exp<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> S
 
 /// e^x where x <= 0. Subnormal results are kept.
 #[inline(always)]
-pub(super) fn exp_nonpositive<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
+pub(crate) fn exp_nonpositive<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
     // The power of two has to be a normal number, so it is kept too high until a last multiplication, which rounds.
     Parts::new(x.at_least(C::EXP_MIN), C::TINY_EXPONENT).product() * C::TINY
 }

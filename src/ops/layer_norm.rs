@@ -8,10 +8,12 @@ use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes};
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row};
+use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, Scratch};
 
 /// What one element costs on one core, in nanoseconds.
 const COST: f32 = 0.2;
+/// What adding one element costs.
+const ADD_COST: f32 = 0.05;
 
 /// Writes (x - mean) / sqrt(variance + eps) * weight + bias to `out`, mean and variance being those of the row.
 ///
@@ -66,6 +68,60 @@ pub fn layer_norm_in_place<'a, T: Float>(
     T::layer_norm_rows(InOutMatrix::in_place(x.into()), Affine { weight, bias }, eps)
 }
 
+/// [`layer_norm`] of x + residual, in one pass: what follows each part of a transformer.
+///
+/// The sum is not rounded, but for rows of 16-bit numbers so long (4096, without std 64) that there is no room for
+/// them in the compute type.
+///
+/// # Errors
+///
+/// [`ShapeError`] where the shapes of `x`, `residual` and `out` differ, or `weight` or `bias` have another length than
+/// a row.
+///
+/// # Examples
+///
+/// ```
+/// let mut out = [0.0_f32; 2];
+/// polyglot_bridge::add_layer_norm(&[1.0, 2.0], &[0.0, 1.0], None, Some(&[5.0, 5.0]), 0.0, &mut out)?;
+/// assert_eq!(out, [4.0, 6.0]);
+/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// ```
+pub fn add_layer_norm<'a, 'b, T: Float>(
+    x: impl Into<Matrix<'a, T>>,
+    residual: impl Into<Matrix<'a, T>>,
+    weight: Option<&[T]>,
+    bias: Option<&[T]>,
+    eps: T::Acc,
+    out: impl Into<MatrixMut<'b, T>>,
+) -> Result<(), ShapeError> {
+    let io = InOutMatrix::new("add_layer_norm", x.into(), out.into())?;
+    T::add_layer_norm_rows(io, residual.into(), Affine { weight, bias }, eps)
+}
+
+/// [`add_layer_norm`], over its first input.
+///
+/// # Errors
+///
+/// [`ShapeError`] where the shapes of `x` and `residual` differ, or `weight` or `bias` have another length than a row.
+///
+/// # Examples
+///
+/// ```
+/// let mut row = [1.0_f64, 2.0];
+/// polyglot_bridge::add_layer_norm_in_place(&mut row, &[2.0, 1.0], None, Some(&[1.0, 2.0]), 1e-5)?;
+/// assert_eq!(row, [1.0, 2.0]);
+/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// ```
+pub fn add_layer_norm_in_place<'a, T: Float>(
+    x: impl Into<MatrixMut<'a, T>>,
+    residual: impl Into<Matrix<'a, T>>,
+    weight: Option<&[T]>,
+    bias: Option<&[T]>,
+    eps: T::Acc,
+) -> Result<(), ShapeError> {
+    T::add_layer_norm_rows(InOutMatrix::in_place(x.into()), residual.into(), Affine { weight, bias }, eps)
+}
+
 /// Writes x / sqrt(mean(x²) + eps) * weight to `out`, the mean being that of the row.
 ///
 /// Shapes, NaN, infinities and extremes as for [`layer_norm`]; a row of zeros stays zero, whatever `eps` is (Zhang and
@@ -115,6 +171,49 @@ pub fn rms_norm_in_place<'a, T: Float>(
     T::rms_norm_rows(InOutMatrix::in_place(x.into()), Affine { weight, bias: None }, eps)
 }
 
+/// Scales each row of `x` to length 1: x / sqrt(sum(x²)).
+///
+/// NaN, infinities and extremes as for [`rms_norm`]; a row of zeros stays zero.
+///
+/// # Errors
+///
+/// [`ShapeError`] where the shapes of `x` and `out` differ.
+///
+/// # Examples
+///
+/// ```
+/// let mut out = [0.0_f32; 2];
+/// polyglot_bridge::l2_normalize(&[3.0, 4.0], &mut out)?;
+/// assert_eq!(out, [0.6, 0.8]);
+/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// ```
+pub fn l2_normalize<'a, 'b, T: Float>(
+    x: impl Into<Matrix<'a, T>>,
+    out: impl Into<MatrixMut<'b, T>>,
+) -> Result<(), ShapeError> {
+    T::l2_normalize_rows(InOutMatrix::new("l2_normalize", x.into(), out.into())?);
+    Ok(())
+}
+
+/// [`l2_normalize`], over its input.
+///
+/// # Errors
+///
+/// None today; the type leaves room for one.
+///
+/// # Examples
+///
+/// ```
+/// let mut row = [0.0_f64, -2e200];
+/// polyglot_bridge::l2_normalize_in_place(&mut row)?;
+/// assert_eq!(row, [0.0, -1.0]);
+/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// ```
+pub fn l2_normalize_in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>) -> Result<(), ShapeError> {
+    T::l2_normalize_rows(InOutMatrix::in_place(x.into()));
+    Ok(())
+}
+
 /// What is done to a row after it was normalised: times `weight`, plus `bias`.
 #[derive(Clone, Copy, Debug)]
 pub struct Affine<'a, T> {
@@ -131,7 +230,12 @@ impl<T: Float> Affine<'_, T> {
     }
 
     #[inline(always)]
-    fn write<S: Simd>(self, simd: S, row: &mut InOut<'_, T>, normalise: impl Fn(Lanes<S, T>) -> Lanes<S, T>) {
+    fn write<S: Simd, X: Float<Acc = T::Acc>>(
+        self,
+        simd: S,
+        row: &mut InOut<'_, X, T>,
+        normalise: impl Fn(Lanes<S, T>) -> Lanes<S, T>,
+    ) {
         match (self.weight, self.bias) {
             (None, None) => row.map::<S, T, 0>(
                 simd,
@@ -176,6 +280,74 @@ pub(crate) fn layer_norm_rows<T: Float>(
     Ok(())
 }
 
+pub(crate) fn add_layer_norm_rows<T: Float>(
+    io: InOutMatrix<'_, T>,
+    residual: Matrix<'_, T>,
+    affine: Affine<'_, T>,
+    eps: T::Acc,
+) -> Result<(), ShapeError> {
+    const OP: &str = "add_layer_norm";
+    ShapeError::check(OP, "residual", residual.shape(), io.shape())?;
+    affine.check(OP, io.shape().1)?;
+    let level = simd::level();
+    parallel::for_each_rows(io, COST + ADD_COST, |rows, mut block| {
+        dispatch!(level, simd => {
+            let mut scratch = Scratch::new();
+            block.for_each_row(
+                #[inline(always)]
+                |row, io| match scratch.between(io) {
+                    Ok((sum, rest)) => {
+                        add::<_, T, T::Acc>(simd, sum, residual, rows.start + row);
+                        layer_norm_row(simd, rest, affine, eps);
+                    }
+                    Err(mut io) => {
+                        add::<_, T, T>(simd, io.part(0..usize::MAX), residual, rows.start + row);
+                        layer_norm_row(simd, io.in_place(), affine, eps);
+                    }
+                },
+            );
+        });
+    });
+    Ok(())
+}
+
+/// Adds a row of `residual` to what is read.
+#[inline(always)]
+fn add<S: Simd, T: Float, U: Float<Acc = T::Acc>>(
+    simd: S,
+    mut row: InOut<'_, T, U>,
+    residual: Matrix<'_, T>,
+    index: usize,
+) {
+    let mut room = [T::ZERO; 64];
+    let mut start = 0;
+    while start < residual.cols() {
+        let part = residual.gather(index, start, &mut room);
+        let end = start + part.len().max(1);
+        row.part(start..end).map(
+            simd,
+            [part],
+            #[inline(always)]
+            |x, [residual]| x + residual,
+        );
+        start = end;
+    }
+}
+
+pub(crate) fn l2_normalize_rows<T: Float>(io: InOutMatrix<'_, T>) {
+    let root = T::Acc::from_f64(io.shape().1 as f64).sqrt();
+    let level = simd::level();
+    parallel::for_each_rows(io, COST, |_, mut block| {
+        let affine = Affine { weight: None, bias: None };
+        dispatch!(level, simd => {
+            block.for_each_row(
+                #[inline(always)]
+                |_, row| rms_norm_row(simd, row, affine, T::Acc::from_f64(0.0), root),
+            );
+        });
+    });
+}
+
 pub(crate) fn rms_norm_rows<T: Float>(
     io: InOutMatrix<'_, T>,
     affine: Affine<'_, T>,
@@ -185,17 +357,22 @@ pub(crate) fn rms_norm_rows<T: Float>(
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
         dispatch!(level, simd => {
-            block.for_each_row(#[inline(always)] |_, row| rms_norm_row(simd, row, affine, eps));
+            block.for_each_row(#[inline(always)] |_, row| rms_norm_row(simd, row, affine, eps, T::Acc::from_f64(1.0)));
         });
     });
     Ok(())
 }
 
 #[inline(always)]
-fn layer_norm_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
+fn layer_norm_row<S: Simd, X: Float<Acc = T::Acc>, T: Float>(
+    simd: S,
+    mut row: InOut<'_, X, T>,
+    affine: Affine<'_, T>,
+    eps: T::Acc,
+) {
     if simd::HAS_VECTORS {
         layer_norm_row_of_any_size(simd, &mut row, affine, eps);
-    } else if !layer_norm_row_in_few_passes::<S, T, false>(simd, &mut row, affine, eps, T::Acc::from_f64(1.0)) {
+    } else if !layer_norm_row_in_few_passes::<S, X, T, false>(simd, &mut row, affine, eps, T::Acc::from_f64(1.0)) {
         layer_norm_row_apart(simd, &mut row, affine, eps);
     }
 }
@@ -203,9 +380,9 @@ fn layer_norm_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, affine: Aff
 /// Normalises a row with few passes over it, for CPUs on which a pass takes as long as its arithmetic: the first center
 /// is a guess. Without `SCALED`, and a `scale` of one, nothing is written and false returned where that is not safe.
 #[inline(always)]
-fn layer_norm_row_in_few_passes<S: Simd, T: Float, const SCALED: bool>(
+fn layer_norm_row_in_few_passes<S: Simd, X: Float<Acc = T::Acc>, T: Float, const SCALED: bool>(
     simd: S,
-    row: &mut InOut<'_, T>,
+    row: &mut InOut<'_, X, T>,
     affine: Affine<'_, T>,
     eps: T::Acc,
     scale: T::Acc,
@@ -213,7 +390,7 @@ fn layer_norm_row_in_few_passes<S: Simd, T: Float, const SCALED: bool>(
     let mut center = row.row().mean_of_some(scale);
     let mut passes = 0;
     let (shift, variance) = loop {
-        let Moments { shift, variance, .. } = Moments::around::<S, T, SCALED>(simd, row.row(), scale, center);
+        let Moments { shift, variance, .. } = Moments::around::<S, X, SCALED>(simd, row.row(), scale, center);
         passes += 1;
         // Where the guess was unlike the row, each pass comes nearer.
         if shift * shift <= variance || passes == 4 {
@@ -243,14 +420,24 @@ fn layer_norm_row_in_few_passes<S: Simd, T: Float, const SCALED: bool>(
 
 #[cold]
 #[inline(never)]
-fn layer_norm_row_apart<S: Simd, T: Float>(simd: S, row: &mut InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
-    let scale = rescale::<S, T>(simd, row.row(), eps);
-    layer_norm_row_in_few_passes::<S, T, true>(simd, row, affine, eps, scale);
+fn layer_norm_row_apart<S: Simd, X: Float<Acc = T::Acc>, T: Float>(
+    simd: S,
+    row: &mut InOut<'_, X, T>,
+    affine: Affine<'_, T>,
+    eps: T::Acc,
+) {
+    let scale = rescale::<S, X>(simd, row.row(), eps);
+    layer_norm_row_in_few_passes::<S, X, T, true>(simd, row, affine, eps, scale);
 }
 
 #[inline(always)]
-fn layer_norm_row_of_any_size<S: Simd, T: Float>(simd: S, row: &mut InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
-    let Moments { scale, center, shift, variance } = Moments::of::<S, T>(simd, row.row(), eps);
+fn layer_norm_row_of_any_size<S: Simd, X: Float<Acc = T::Acc>, T: Float>(
+    simd: S,
+    row: &mut InOut<'_, X, T>,
+    affine: Affine<'_, T>,
+    eps: T::Acc,
+) {
+    let Moments { scale, center, shift, variance } = Moments::of::<S, X>(simd, row.row(), eps);
     let factor = reciprocal_root(variance, eps * scale * scale);
     let scales = Lanes::<S, T>::splat(simd, scale);
     let centers = Lanes::<S, T>::splat(simd, center);
@@ -264,8 +451,15 @@ fn layer_norm_row_of_any_size<S: Simd, T: Float>(simd: S, row: &mut InOut<'_, T>
     );
 }
 
+/// The row divided by `divisor` times the root of its mean square.
 #[inline(always)]
-fn rms_norm_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, affine: Affine<'_, T>, eps: T::Acc) {
+fn rms_norm_row<S: Simd, T: Float>(
+    simd: S,
+    mut row: InOut<'_, T>,
+    affine: Affine<'_, T>,
+    eps: T::Acc,
+    divisor: T::Acc,
+) {
     let one = T::Acc::from_f64(1.0);
     let mut scale = one;
     let square = loop {
@@ -278,7 +472,7 @@ fn rms_norm_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, affine: Affin
             break square;
         }
     };
-    let factor = reciprocal_root(square, eps * scale * scale);
+    let factor = reciprocal_root(square, eps * scale * scale) / divisor;
     affine.write(
         simd,
         &mut row,

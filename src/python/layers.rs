@@ -165,7 +165,7 @@ pub(super) struct Linear {
 }
 
 /// The dtype that an argument names.
-fn dtype_of(py: Python<'_>, dtype: Object<'_, '_>) -> PyResult<Dtype> {
+pub(super) fn dtype_of(py: Python<'_>, dtype: Object<'_, '_>) -> PyResult<Dtype> {
     let named = |name: &str| Dtype::from_name(name);
     if let Ok(name) = dtype.cast::<PyString>()
         && let Some(dtype) = named(&name.to_cow()?)

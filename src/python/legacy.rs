@@ -335,7 +335,7 @@ pub(super) fn fused_layer_norm<'py>(
 ) -> Returned<'py> {
     let eps = eps.number("fused_layer_norm", "eps", 1e-5)?;
     let operation = |weight, bias| LayerNorm { weight, bias, eps };
-    normalise(Call::new("fused_layer_norm"), [Some(x), weight, bias], operation, &axis, out)
+    normalise(Call::new("fused_layer_norm"), [Some(x), weight, bias, None], operation, &axis, out)
 }
 
 /// Softmax: `softmax`, as polyglot-bridge 0.2.0 called it.

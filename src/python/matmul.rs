@@ -135,7 +135,7 @@ fn stack(one: &Product, shape: &[npy_intp], strides: &[Vec<npy_intp>; 3], item: 
 }
 
 /// The shape that two broadcast to.
-fn broadcast(a: &[npy_intp], b: &[npy_intp]) -> Option<Vec<npy_intp>> {
+pub(super) fn broadcast(a: &[npy_intp], b: &[npy_intp]) -> Option<Vec<npy_intp>> {
     let (long, short) = if a.len() < b.len() { (b, a) } else { (a, b) };
     let mut shape = long.to_vec();
     let missing = long.len() - short.len();

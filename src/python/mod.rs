@@ -6,6 +6,8 @@
 
 mod arguments;
 mod arrays;
+mod attention;
+mod embedding;
 mod errors;
 mod inspect;
 mod layers;
@@ -35,7 +37,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     functions! {
         products: linear;
         matmul: matmul;
-        modern: layer_norm, rms_norm, softmax, log_softmax, relu, sigmoid, tanh, silu, gelu, scale, dropout_add;
+        attention: attention;
+        embedding: embedding, mean_pool;
+        modern: l2_normalize, layer_norm, rms_norm, softmax, log_softmax, relu, sigmoid, tanh, silu, gelu, scale, dropout_add;
         threads: get_num_threads, set_num_threads;
         memory: set_cache_limit, clear_cache, cache_info;
         lists: sum_of_squares, matrix_multiply, parallel_transform;

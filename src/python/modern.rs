@@ -9,7 +9,9 @@ use pyo3::prelude::*;
 use super::arguments::{Optional, number};
 use super::arrays::{Array, Dtype, NdArray, take, take_all, take_mask};
 use super::errors::{Shape, wrong_dtype, wrong_shape};
-use super::operations::{DropoutAdd, LayerNorm, LogSoftmax, RmsNorm, Scale, Softmax, Vector};
+use super::operations::{
+    AddLayerNorm, DropoutAdd, L2Normalize, LayerNorm, LogSoftmax, RmsNorm, Scale, Softmax, Vector,
+};
 use super::rowwise::{Operation, axis_of, run};
 use crate::ops::activation::Activation;
 
@@ -82,16 +84,22 @@ pub(super) fn rowwise<'py, O: Operation>(
 /// A normalisation of rows, which ends with a weight and a bias of one value an element of the row.
 pub(super) fn normalise<'py, O: Operation>(
     call: Call,
-    [x, weight, bias]: [Option<Object<'_, 'py>>; 3],
+    [x, weight, bias, residual]: [Option<Object<'_, 'py>>; 4],
     operation: impl FnOnce(Option<Vector>, Option<Vector>) -> O,
     axis: &Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let ([x, weight, bias], dtype) = take_all(call.op, [(call.x, x), ("weight", weight), ("bias", bias)])?;
+    let arguments = [(call.x, x), ("weight", weight), ("bias", bias), ("residual", residual)];
+    let ([x, weight, bias, residual], dtype) = take_all(call.op, arguments)?;
     call.check(dtype)?;
     let Some(x) = x else { return Err(PyValueError::new_err("x is missing")) };
     let axis = axis_of(call.op, axis, x.ndim())?;
     let len = x.shape().get(axis).copied().unwrap_or(1);
+    if let Some(residual) = &residual
+        && residual.shape() != x.shape()
+    {
+        return Err(wrong_shape(call.op, "residual", residual.shape(), x.shape(), ", the shape of x"));
+    }
     let vector = |name: &str, array: Option<Array<'py>>| -> PyResult<Option<Array<'py>>> {
         let Some(array) = array else { return Ok(None) };
         if array.shape() != [len] {
@@ -102,10 +110,12 @@ pub(super) fn normalise<'py, O: Operation>(
     };
     let (weight, bias) = (vector("weight", weight)?, vector("bias", bias)?);
     let operation = operation(weight.as_ref().map(Vector::new), bias.as_ref().map(Vector::new));
+    let added = residual.as_deref();
+    let others = added.as_slice();
     match (&weight, &bias) {
-        (None, None) => run(call.op, &operation, &x, &[], &[], Some(axis), out),
-        (Some(one), None) | (None, Some(one)) => run(call.op, &operation, &x, &[], &[one], Some(axis), out),
-        (Some(weight), Some(bias)) => run(call.op, &operation, &x, &[], &[weight, bias], Some(axis), out),
+        (None, None) => run(call.op, &operation, &x, others, &[], Some(axis), out),
+        (Some(one), None) | (None, Some(one)) => run(call.op, &operation, &x, others, &[one], Some(axis), out),
+        (Some(weight), Some(bias)) => run(call.op, &operation, &x, others, &[weight, bias], Some(axis), out),
     }
 }
 
@@ -217,6 +227,8 @@ pub(super) fn log_softmax<'py>(
 ///     Of any shape and layout; float16, bfloat16, float32 or float64.
 /// weight, bias : array_like, optional
 ///     One value for each element along the axis, of the dtype of `x`; ones and zeros where left out.
+/// residual : array_like, optional
+///     Of the shape and dtype of `x`, added to it first, in the same pass.
 /// eps : float, default 1e-5
 ///     Added to the variance.
 /// axis : int, default -1
@@ -235,7 +247,8 @@ pub(super) fn log_softmax<'py>(
 /// TypeError
 ///     An argument is no array of floats, or they differ in dtype.
 /// ValueError
-///     `weight` or `bias` has another length than the axis; `out` is read-only or of another shape.
+///     `weight` or `bias` has another length than the axis, or `residual` another shape than `x`; `out` is read-only or
+///     of another shape.
 /// numpy.exceptions.AxisError
 ///     `x` has no such axis.
 ///
@@ -247,20 +260,67 @@ pub(super) fn log_softmax<'py>(
 /// array([[-1.2247,  0.    ,  1.2247]])
 #[pyfunction]
 #[pyo3(
-    signature = (x, weight=None, bias=None, *, eps=Optional::Default, axis=Optional::Default, out=None),
-    text_signature = "(x, weight=None, bias=None, *, eps=1e-05, axis=-1, out=None)"
+    signature = (x, weight=None, bias=None, *, residual=None, eps=Optional::Default, axis=Optional::Default, out=None),
+    text_signature = "(x, weight=None, bias=None, *, residual=None, eps=1e-05, axis=-1, out=None)"
 )]
 pub(super) fn layer_norm<'py>(
     x: Object<'_, 'py>,
     weight: Option<Object<'_, 'py>>,
     bias: Option<Object<'_, 'py>>,
+    residual: Option<Object<'_, 'py>>,
     eps: Optional<'_, 'py>,
     axis: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     let eps = eps.number("layer_norm", "eps", 1e-5)?;
-    let operation = |weight, bias| LayerNorm { weight, bias, eps };
-    normalise(Call::new("layer_norm"), [Some(x), weight, bias], operation, &axis, out)
+    let (call, arguments) = (Call::new("layer_norm"), [Some(x), weight, bias, residual]);
+    if residual.is_some() {
+        normalise(call, arguments, |weight, bias| AddLayerNorm { weight, bias, eps }, &axis, out)
+    } else {
+        normalise(call, arguments, |weight, bias| LayerNorm { weight, bias, eps }, &axis, out)
+    }
+}
+
+/// Scales to length 1 along an axis: ``x / sqrt(sum(x**2))``.
+///
+/// Parameters
+/// ----------
+/// x : array_like
+///     Of any shape and layout; float16, bfloat16, float32 or float64.
+/// axis : int, default -1
+///     The axis along which lengths are taken.
+/// out : ndarray, optional
+///     Where to write the result, of its shape and dtype; may be `x` itself.
+///
+/// Returns
+/// -------
+/// ndarray
+///     Of the shape and dtype of `x`; `out` where that is given. Zeros stay zeros.
+///
+/// Raises
+/// ------
+/// TypeError
+///     `x` is no array of floats, or `out` none of its dtype.
+/// ValueError
+///     `out` is read-only or of another shape.
+/// numpy.exceptions.AxisError
+///     `x` has no such axis.
+///
+/// Examples
+/// --------
+/// >>> import numpy as np
+/// >>> import polyglot_bridge as pb
+/// >>> pb.l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]]))
+/// array([[0.6, 0.8],
+///        [0. , 0. ]])
+#[pyfunction]
+#[pyo3(signature = (x, *, axis=Optional::Default, out=None), text_signature = "(x, *, axis=-1, out=None)")]
+pub(super) fn l2_normalize<'py>(
+    x: Object<'_, 'py>,
+    axis: Optional<'_, 'py>,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py> {
+    rowwise(Call::new("l2_normalize"), &L2Normalize, x, &axis, out)
 }
 
 /// Normalisation by the root of the mean square: ``x / sqrt(mean(x**2) + eps) * weight`` along an axis.
@@ -311,7 +371,7 @@ pub(super) fn rms_norm<'py>(
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     let eps = eps.number("rms_norm", "eps", 1e-6)?;
-    normalise(Call::new("rms_norm"), [Some(x), weight, None], |weight, _| RmsNorm { weight, eps }, &axis, out)
+    normalise(Call::new("rms_norm"), [Some(x), weight, None, None], |weight, _| RmsNorm { weight, eps }, &axis, out)
 }
 
 /// ReLU, element by element: zero where ``x <= 0``, else `x`; NaN stays NaN.

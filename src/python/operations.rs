@@ -103,6 +103,38 @@ impl Operation for LayerNorm {
     );
 }
 
+/// x, then the residual.
+pub(super) struct AddLayerNorm {
+    pub(super) weight: Option<Vector>,
+    pub(super) bias: Option<Vector>,
+    pub(super) eps: f64,
+}
+
+impl Operation for AddLayerNorm {
+    fn cost(&self) -> f32 {
+        0.5
+    }
+
+    kernel!(
+        |self, inputs, T| crate::add_layer_norm,
+        crate::add_layer_norm_in_place,
+        inputs[1].matrix::<T>(),
+        self.weight.map(|weight| weight.slice::<T>()),
+        self.bias.map(|bias| bias.slice::<T>()),
+        T::Acc::from_f64(self.eps)
+    );
+}
+
+pub(super) struct L2Normalize;
+
+impl Operation for L2Normalize {
+    fn cost(&self) -> f32 {
+        0.3
+    }
+
+    kernel!(|self, inputs, T| crate::l2_normalize, crate::l2_normalize_in_place);
+}
+
 pub(super) struct RmsNorm {
     pub(super) weight: Option<Vector>,
     pub(super) eps: f64,

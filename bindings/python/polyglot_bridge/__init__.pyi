@@ -18,9 +18,11 @@ __all__ = [
     "RowOperation",
     "Sequential",
     "__version__",
+    "attention",
     "cache_info",
     "clear_cache",
     "dropout_add",
+    "embedding",
     "explain",
     "from_sklearn",
     "fused_dropout_add",
@@ -32,6 +34,7 @@ __all__ = [
     "fused_softmax",
     "gelu",
     "get_num_threads",
+    "l2_normalize",
     "layer_norm",
     "linear",
     "load_file",
@@ -40,6 +43,7 @@ __all__ = [
     "matmul_numpy",
     "matmul_numpy_f32",
     "matrix_multiply",
+    "mean_pool",
     "parallel_map_numpy",
     "parallel_map_numpy_f32",
     "parallel_transform",
@@ -72,6 +76,60 @@ _Out = TypeVar("_Out", bound=npt.NDArray[Any])
 _Array: TypeAlias = npt.NDArray[_Scalar]
 _F32: TypeAlias = npt.NDArray[np.float32]
 
+@overload
+def attention(
+    q: _Array[_Scalar],
+    k: npt.ArrayLike,
+    v: npt.ArrayLike,
+    *,
+    mask: npt.ArrayLike | None = None,
+    causal: bool = False,
+    scale: _Number | None = None,
+    out: None = None,
+) -> _Array[_Scalar]: ...
+@overload
+def attention(
+    q: npt.ArrayLike,
+    k: npt.ArrayLike,
+    v: npt.ArrayLike,
+    *,
+    mask: npt.ArrayLike | None = None,
+    causal: bool = False,
+    scale: _Number | None = None,
+    out: None = None,
+) -> _Array[Any]: ...
+@overload
+def attention(
+    q: npt.ArrayLike,
+    k: npt.ArrayLike,
+    v: npt.ArrayLike,
+    *,
+    mask: npt.ArrayLike | None = None,
+    causal: bool = False,
+    scale: _Number | None = None,
+    out: _Out,
+) -> _Out: ...
+_Ids: TypeAlias = npt.ArrayLike | tuple[npt.ArrayLike, ...]
+_Dtype: TypeAlias = npt.DTypeLike
+
+@overload
+def embedding(
+    ids: _Ids, table: _Ids, *, dtype: _Dtype | None = None, out: None = None
+) -> _Array[Any]: ...
+@overload
+def embedding(ids: _Ids, table: _Ids, *, dtype: _Dtype | None = None, out: _Out) -> _Out: ...
+@overload
+def mean_pool(x: _Array[_Scalar], mask: npt.ArrayLike | None = None, *, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def mean_pool(x: npt.ArrayLike, mask: npt.ArrayLike | None = None, *, out: None = None) -> _Array[Any]: ...
+@overload
+def mean_pool(x: npt.ArrayLike, mask: npt.ArrayLike | None = None, *, out: _Out) -> _Out: ...
+@overload
+def l2_normalize(x: _Array[_Scalar], *, axis: SupportsIndex = -1, out: None = None) -> _Array[_Scalar]: ...
+@overload
+def l2_normalize(x: npt.ArrayLike, *, axis: SupportsIndex = -1, out: None = None) -> _Array[Any]: ...
+@overload
+def l2_normalize(x: npt.ArrayLike, *, axis: SupportsIndex = -1, out: _Out) -> _Out: ...
 @overload
 def linear(
     x: _Array[_Scalar],
@@ -114,6 +172,7 @@ def layer_norm(
     weight: npt.ArrayLike | None = None,
     bias: npt.ArrayLike | None = None,
     *,
+    residual: npt.ArrayLike | None = None,
     eps: _Number = 1e-05,
     axis: SupportsIndex = -1,
     out: None = None,
@@ -124,6 +183,7 @@ def layer_norm(
     weight: npt.ArrayLike | None = None,
     bias: npt.ArrayLike | None = None,
     *,
+    residual: npt.ArrayLike | None = None,
     eps: _Number = 1e-05,
     axis: SupportsIndex = -1,
     out: None = None,
@@ -134,6 +194,7 @@ def layer_norm(
     weight: npt.ArrayLike | None = None,
     bias: npt.ArrayLike | None = None,
     *,
+    residual: npt.ArrayLike | None = None,
     eps: _Number = 1e-05,
     axis: SupportsIndex = -1,
     out: _Out,

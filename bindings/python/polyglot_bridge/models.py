@@ -6,6 +6,7 @@ Loaded when it is first touched: ``import polyglot_bridge`` alone does not read 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -310,11 +311,7 @@ class BertEncoder:
             As for `encode`.
         """
         ids, mask, kinds = self._check(ids, mask, token_type_ids)
-        hidden = self.encode(ids, mask, kinds)
-        total = np.where(mask[..., None], hidden, 0).sum(-2)
-        length = np.sqrt((total * total).sum(-1, keepdims=True))
-        sentences: _Array = (total / np.where(length == 0, 1, length)).astype(hidden.dtype)
-        return sentences
+        return pb.l2_normalize(pb.mean_pool(self.encode(ids, mask, kinds), mask))
 
     def _check(
         self, ids: npt.ArrayLike, mask: npt.ArrayLike | None, kinds: npt.ArrayLike | None
@@ -337,27 +334,35 @@ class BertEncoder:
 
     def _forward(self, ids: _Array, places: _Array, kinds: _Array, lengths: _Array) -> _Array:
         """Run all layers on the tokens of all rows, one after another; `lengths` tells how many each row has."""
-        for name, index, table in zip(("ids", "", "token_type_ids"), (ids, places, kinds), self._tables):
-            if len(index) and not (0 <= index.min() and index.max() < len(table)):
-                raise ValueError(f"{name} has {index.min()} to {index.max()}, expected 0 to {len(table) - 1}")
         eps, heads = self.config.layer_norm_eps, self.config.num_attention_heads
-        x = sum(table[index].astype(self._norm[0].dtype) for table, index in zip(self._tables, (ids, places, kinds)))
-        x = pb.layer_norm(x, *self._norm, eps=eps)
-        ends = np.cumsum(lengths)
-        size = x.shape[-1] // heads
-        rows = [slice(end - length, end) for end, length in zip(ends, lengths) if length]
+        x = pb.embedding((ids, places, kinds), self._tables, dtype=self._norm[0].dtype)
+        pb.layer_norm(x, *self._norm, eps=eps, out=x)
+        hidden = x.shape[1]
+        # Rows of one length are one stack; others are as many stacks of one.
+        stacks = _stacks(lengths)
+        context = np.empty_like(x)
         for layer in self._layers:
-            # (3, heads, tokens, head size), a view
-            q, k, v = layer.qkv(x).reshape(len(x), 3, heads, size).transpose(1, 2, 0, 3)
-            context = np.empty_like(x)
-            seen = context.reshape(len(x), heads, size).transpose(1, 0, 2)
-            for row in rows:
-                scores = pb.matmul(q[:, row], k[:, row].transpose(0, 2, 1))
-                scores *= size**-0.5
-                seen[:, row] = pb.matmul(pb.softmax(scores), v[:, row])
-            x = pb.layer_norm(layer.attended(context, residual=x), *layer.middle_norm, eps=eps)
-            x = pb.layer_norm(layer.down(layer.up(x), residual=x), *layer.norm, eps=eps)
+            qkv = layer.qkv(x)
+            for rows, batch in stacks:
+                # Views of shape (rows, heads, tokens, head size).
+                q, k, v = qkv[rows].reshape(batch, -1, 3, heads, hidden // heads).transpose(2, 0, 3, 1, 4)
+                seen = context[rows].reshape(batch, -1, heads, hidden // heads).transpose(0, 2, 1, 3)
+                pb.attention(q, k, v, out=seen)
+            x = pb.layer_norm(layer.attended(context), *layer.middle_norm, residual=x, eps=eps)
+            x = pb.layer_norm(layer.down(layer.up(x)), *layer.norm, residual=x, eps=eps)
         return x
+
+
+def _stacks(lengths: _Array) -> list[tuple[slice, int]]:
+    """Return the tokens of neighbours of one length, and how many rows those are."""
+    stacks: list[tuple[slice, int]] = []
+    start = 0
+    for length, rows in itertools.groupby(lengths.tolist()):
+        batch = len(list(rows))
+        if length:
+            stacks.append((slice(start, start + batch * length), batch))
+        start += batch * length
+    return stacks
 
 
 def _stored(array: _Array, dtype: str) -> _Array:
