@@ -114,8 +114,8 @@ bench-linear: $(PEERS)/.wheel $(PEERS)/.peers  ## the same, linear layers only
 embedded:               ## firmware on emulated microcontrollers, WebAssembly: build, run, compare, measure (Debian)
 	$(PYTHON) tools/embedded.py
 
-exhaustive:             ## every f32 there is through every function of one number; minutes
-	cargo test --release --features f16,parallel -- --ignored --nocapture exhaustive
+exhaustive:             ## every f32 there is through every function of one number, the worst into ACCURACY.md; minutes
+	cargo test --release --features f16,parallel --test accuracy -- --ignored --nocapture exhaustive
 
 fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target and the Python functions for inputs that fail, SECONDS=60 each
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "no cargo-fuzz found: cargo install cargo-fuzz"; exit 1; }

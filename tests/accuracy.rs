@@ -13,7 +13,7 @@ use std::fmt::{self, Display};
 
 use common::{
     LENGTHS, Layout, Op, Random, Storage, all_from_f64, all_to_f64, at_one_level, exponent, for_each_level, from_f64,
-    power_of_two, run, to_f64,
+    levels, power_of_two, run, to_f64,
 };
 use fearless_simd::{Simd, SimdBase, dispatch};
 use polyglot_bridge::simd::{self, Level};
@@ -37,6 +37,20 @@ enum Place {
 }
 
 impl Place {
+    const ALL: [Self; 5] =
+        [Self::Everywhere, Self::AboveMinusTwo, Self::UpToMinusTwo, Self::NormalSigmoid, Self::SubnormalSigmoid];
+
+    /// What ACCURACY.md calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Everywhere => "everywhere",
+            Self::AboveMinusTwo => "x > -2",
+            Self::UpToMinusTwo => "x <= -2",
+            Self::NormalSigmoid => "sigmoid(x) normal",
+            Self::SubnormalSigmoid => "sigmoid(x) subnormal",
+        }
+    }
+
     fn contains(self, x: f64, least_exponent: i32) -> bool {
         // The largest x whose sigmoid, about e^x, is subnormal.
         let edge = f64::from(least_exponent) * std::f64::consts::LN_2;
@@ -59,14 +73,8 @@ fn bounds(function: &str, column: usize) -> Vec<(Place, Bound)> {
         if cells[1] != function || cells[column + 2].is_empty() {
             continue;
         }
-        let place = match cells[2] {
-            "everywhere" => Place::Everywhere,
-            "x > -2" => Place::AboveMinusTwo,
-            "x <= -2" => Place::UpToMinusTwo,
-            "sigmoid(x) normal" => Place::NormalSigmoid,
-            "sigmoid(x) subnormal" => Place::SubnormalSigmoid,
-            other => panic!("ACCURACY.md: unknown place {other}"),
-        };
+        let place = Place::ALL.into_iter().find(|place| place.name() == cells[2]);
+        let place = place.unwrap_or_else(|| panic!("ACCURACY.md: unknown place {}", cells[2]));
         let bound = match cells[column + 2].strip_prefix("2^") {
             Some(exponent) => Bound::Absolute(power_of_two(exponent.parse().expect("an exponent"))),
             None => Bound::Ulps(cells[column + 2].parse().expect("a number of ULP")),
@@ -177,30 +185,75 @@ fn each<S: Simd, C: Compute>(simd: S, values: &mut [C], f: impl Fn(C::Lanes<S>) 
 const OPERATIONS: [&str; 6] = ["relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"];
 const FUNCTIONS: [&str; 9] = ["exp", "ln", "erf", "relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"];
 
-/// The function in f64, for f32 inputs: its error counts nothing there.
-fn reference(function: &str) -> fn(f64) -> f64 {
+/// A function in f64, for f32 inputs: its error counts nothing there. Three of four f32 are so small or so large that a
+/// few terms of Taylor's series, or a limit, are the function to f64's precision.
+#[derive(Clone, Copy)]
+struct Reference {
+    /// Where |x| < 2^-10.
+    near_zero: fn(f64) -> f64,
+    exact: fn(f64) -> f64,
+    /// Up to where and from where on a limit takes over.
+    ends: (f64, f64),
+    limits: (fn(f64) -> f64, fn(f64) -> f64),
+}
+
+impl Reference {
+    fn at(&self, x: f64) -> f64 {
+        if x.abs() < 2.0_f64.powi(-10) {
+            (self.near_zero)(x)
+        } else if x < self.ends.0 {
+            (self.limits.0)(x)
+        } else if x > self.ends.1 {
+            (self.limits.1)(x)
+        } else {
+            (self.exact)(x)
+        }
+    }
+}
+
+fn reference(function: &str) -> Reference {
     /// 1 / (1 + e^-x) without overflow.
     fn sigmoid(x: f64) -> f64 {
         if x < 0.0 { x.exp() / (1.0 + x.exp()) } else { 1.0 / (1.0 + (-x).exp()) }
     }
-    match function {
-        "exp" | "exp_nonpositive" => f64::exp,
-        "ln" => f64::ln,
-        "erf" => libm::erf,
-        "relu" => |x| if x <= 0.0 { 0.0 } else { x },
-        "sigmoid" => sigmoid,
-        "tanh" => f64::tanh,
-        "silu" => |x| if x == f64::NEG_INFINITY { 0.0 } else { x * sigmoid(x) },
-        "gelu" => |x| match x {
-            f64::NEG_INFINITY => 0.0,
-            _ => 0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2),
-        },
-        "gelu_tanh" => |x| match x {
-            _ if x < -1000.0 => 0.0,
-            _ => x * sigmoid(2.0 * (std::f64::consts::FRAC_2_PI).sqrt() * (x + 0.044715 * x * x * x)),
-        },
-        other => panic!("no reference for {other}"),
+    fn sigmoid_near_zero(x: f64) -> f64 {
+        0.5 + x * (0.25 - x * x * (1.0 / 48.0 - x * x / 480.0))
     }
+    fn erf_near_zero(x: f64) -> f64 {
+        std::f64::consts::FRAC_2_SQRT_PI * x * (1.0 - x * x * (1.0 / 3.0 - x * x / 10.0))
+    }
+    fn tanh_near_zero(x: f64) -> f64 {
+        x * (1.0 - x * x * (1.0 / 3.0 - x * x * 2.0 / 15.0))
+    }
+    /// What gelu_tanh takes the tanh of.
+    fn inner(x: f64) -> f64 {
+        std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x * x * x)
+    }
+    let (near_zero, exact, ends): (fn(f64) -> f64, fn(f64) -> f64, _) = match function {
+        "exp" | "exp_nonpositive" => {
+            (|x| 1.0 + x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0))), f64::exp, (-105.0, 89.0))
+        }
+        "ln" => (f64::ln, f64::ln, (f64::NEG_INFINITY, f64::INFINITY)),
+        "erf" => (erf_near_zero, libm::erf, (-6.0, 6.0)),
+        "relu" => (|x| x.max(0.0), |x| x, (0.0, f64::INFINITY)),
+        "sigmoid" => (sigmoid_near_zero, sigmoid, (-105.0, 40.0)),
+        "tanh" => (tanh_near_zero, f64::tanh, (-20.0, 20.0)),
+        "silu" => (|x| x * sigmoid_near_zero(x), |x| x * sigmoid(x), (-115.0, 40.0)),
+        "gelu" => (
+            |x| 0.5 * x * (1.0 + erf_near_zero(x * std::f64::consts::FRAC_1_SQRT_2)),
+            |x| 0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2),
+            (-15.0, 9.0),
+        ),
+        "gelu_tanh" => (|x| 0.5 * x * (1.0 + tanh_near_zero(inner(x))), |x| x * sigmoid(2.0 * inner(x)), (-12.0, 9.0)),
+        other => panic!("no reference for {other}"),
+    };
+    let limits: (fn(f64) -> f64, fn(f64) -> f64) = match function {
+        "exp" | "exp_nonpositive" => (|_| 0.0, |_| f64::INFINITY),
+        "erf" | "tanh" => (|_| -1.0, |_| 1.0),
+        "sigmoid" => (|_| 0.0, |_| 1.0),
+        _ => (|_| 0.0, |x| x),
+    };
+    Reference { near_zero, exact, ends, limits }
 }
 
 /// Compares what a function gave with what is right, and keeps the worst for each row of ACCURACY.md.
@@ -276,7 +329,7 @@ fn compare_blocks<T: Checked>(function: &str, inputs: impl Iterator<Item = T>, c
         let mut results = block.clone();
         apply(function, &mut results);
         for (&x, &found) in block.iter().zip(&results) {
-            comparison.add(x, found, exact(to_f64(x)));
+            comparison.add(x, found, exact.at(to_f64(x)));
         }
     }
 }
@@ -356,19 +409,24 @@ fn vectors(function: &str) -> Vec<(f64, f64)> {
     bytes.chunks_exact(16).map(|pair| (number(&pair[..8]), number(&pair[8..]))).collect()
 }
 
+/// Compares a function with its vectors.
+fn compare_vectors(function: &str) -> Comparison {
+    let (inputs, right): (Vec<f64>, Vec<f64>) = vectors(function).into_iter().unzip();
+    let mut results = inputs.clone();
+    apply(function, &mut results);
+    let mut comparison = Comparison::new::<f64>(function);
+    for ((&x, &found), &right) in inputs.iter().zip(&results).zip(&right) {
+        comparison.add(x, found, right);
+    }
+    comparison
+}
+
 #[test]
 fn f64_vectors_are_within_the_bounds() {
     for_each_level(|level| {
         for function in FUNCTIONS.into_iter().filter(|&function| function != "relu") {
-            let (inputs, right): (Vec<f64>, Vec<f64>) = vectors(function).into_iter().unzip();
-            assert!(inputs.len() > 1000, "{function}: {} vectors", inputs.len());
-            let mut results = inputs.clone();
-            apply(function, &mut results);
-            let mut comparison = Comparison::new::<f64>(function);
-            for ((&x, &found), &right) in inputs.iter().zip(&results).zip(&right) {
-                comparison.add(x, found, right);
-            }
-            comparison.finish(format_args!("f64 {function} {level:?}"));
+            assert!(vectors(function).len() > 1000, "{function}: {} vectors", vectors(function).len());
+            compare_vectors(function).finish(format_args!("f64 {function} {level:?}"));
         }
     });
 }
@@ -393,36 +451,243 @@ fn exp_nonpositive_is_as_exact_as_exp() {
     });
 }
 
-/// All 2^32 inputs of every function at the best level and at one without fused multiply-add, on two threads.
+/// A row of ACCURACY.md's second table: the worst of all inputs that were tried for a row of the first.
+#[derive(Clone, Debug)]
+struct Record {
+    function: String,
+    place: String,
+    storage: String,
+    inputs: String,
+    error: String,
+    input: String,
+    level: String,
+}
+
+const ACCURACY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ACCURACY.md");
+const RECORDS: &str = "| function | where | type | inputs | worst error | at | CPU level |";
+
+fn records(text: &str) -> Vec<Record> {
+    let table = text.lines().skip_while(|line| *line != RECORDS).skip(2);
+    table
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| {
+            let cell = |index| line.split('|').nth(index).unwrap_or_default().trim().to_string();
+            let [function, place, storage, inputs, error, input, level] = [1, 2, 3, 4, 5, 6, 7].map(cell);
+            Record { function, place, storage, inputs, error, input, level }
+        })
+        .collect()
+}
+
+/// What was worst in one type over all levels, as rows of the table; with the level that each was found at.
+fn record<T: Checked>(function: &str, inputs: &str, found: &[(Level, Comparison)]) -> Vec<Record> {
+    let places = found.first().map_or(0, |(_, comparison)| comparison.rows.len());
+    let mut rows = Vec::with_capacity(places);
+    for index in 0..places {
+        let (level, worst) = found
+            .iter()
+            .map(|(level, comparison)| (level, &comparison.rows[index]))
+            .max_by(|a, b| a.1.error.total_cmp(&b.1.error))
+            .expect("a level");
+        // The error of a correct rounding is not counted, so none at all means that each result is rounded correctly.
+        let right = worst.error == 0.0;
+        rows.push(Record {
+            function: function.to_string(),
+            place: worst.place.name().to_string(),
+            storage: T::NAME.to_string(),
+            inputs: inputs.to_string(),
+            error: match worst.bound {
+                _ if right => "rounded correctly".to_string(),
+                Bound::Ulps(_) => format!("{:.3} ULP", worst.error),
+                Bound::Absolute(_) => format!("2^{:.2}", worst.error.log2()),
+            },
+            input: if right { String::new() } else { shortest::<T>(worst.input) },
+            level: if right {
+                "every".to_string()
+            } else {
+                format!("{level:?}").chars().take_while(|c| *c != '(').collect()
+            },
+        });
+    }
+    rows
+}
+
+/// The fewest digits that say which number of type `T` is meant.
+fn shortest<T: Checked>(value: f64) -> String {
+    if size_of::<T::Acc>() == 8 { format!("{value:e}") } else { format!("{:e}", value as f32) }
+}
+
+/// Every f32 there is, f16, bf16 and the hard f64 too, through every function, at the best level and at one without
+/// fused multiply-add, on two threads. The worst of each goes into ACCURACY.md.
+///
+/// POLYGLOT_FUNCTIONS, say "exp ln", restricts it to some functions; the table's other rows stay as they are.
 #[test]
 #[ignore = "minutes; `make exhaustive` runs it"]
-fn exhaustive_f32() {
-    #[cfg_attr(not(any(target_arch = "x86", target_arch = "x86_64")), expect(unused_mut))]
-    let mut levels = vec![Level::try_detect().unwrap_or(Level::baseline())];
-    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-    levels.extend(levels[0].as_sse2().map(Level::Sse2));
+fn exhaustive() {
+    let chosen = std::env::var("POLYGLOT_FUNCTIONS").unwrap_or(FUNCTIONS.join(" "));
+    let mut levels = levels();
+    levels.retain(|level| !format!("{level:?}").starts_with("Sse4_2") && !format!("{level:?}").starts_with("Fallback"));
+    let mut rows = records(&std::fs::read_to_string(ACCURACY).expect("ACCURACY.md"));
     at_one_level(|| {
-        for level in levels {
-            simd::set_level(level);
-            for function in FUNCTIONS {
+        let before = simd::level();
+        for function in FUNCTIONS.into_iter().filter(|function| chosen.split(' ').any(|chosen| chosen == *function)) {
+            let mut found = [const { Vec::new() }; 4];
+            for &level in &levels {
+                simd::set_level(level);
                 let half = |first: u64| {
                     let mut comparison = Comparison::new::<f32>(function);
                     let inputs = (first << 31..(first + 1) << 31).map(|bits| f32::from_bits(bits as u32));
                     compare_blocks(function, inputs, &mut comparison);
                     comparison
                 };
-                let mut comparison = std::thread::scope(|scope| {
+                let all = std::thread::scope(|scope| {
                     let negative = scope.spawn(|| half(1));
                     let mut positive = half(0);
                     positive.merge(&negative.join().expect("no panic"));
                     positive
                 });
-                comparison.rows.sort_by_key(|row| row.place == Place::SubnormalSigmoid);
-                comparison.finish(format_args!("all f32 {function} {level:?}"));
+                all.finish(format_args!("all f32 {function} {level:?}"));
+                found[0].push((level, all));
+                found[1].push((level, compare_vectors(function)));
+                #[cfg(feature = "f16")]
+                if OPERATIONS.contains(&function) {
+                    let mut all = [Comparison::new::<half::f16>(function), Comparison::new::<half::bf16>(function)];
+                    compare_blocks(function, (0..=u16::MAX).map(half::f16::from_bits), &mut all[0]);
+                    compare_blocks(function, (0..=u16::MAX).map(half::bf16::from_bits), &mut all[1]);
+                    for (found, comparison) in found[2..].iter_mut().zip(all) {
+                        found.push((level, comparison));
+                    }
+                }
+            }
+            rows.retain(|row| row.function != function);
+            rows.extend(record::<f32>(function, "all 2^32", &found[0]));
+            let tried = vectors(function).len();
+            if tried > 0 {
+                rows.extend(record::<f64>(function, &format!("{tried} hard ones"), &found[1]));
+            }
+            #[cfg(feature = "f16")]
+            {
+                rows.extend(record::<half::f16>(function, "all 65,536", &found[2]));
+                rows.extend(record::<half::bf16>(function, "all 65,536", &found[3]));
             }
         }
-        simd::set_level(Level::try_detect().unwrap_or(Level::baseline()));
+        simd::set_level(before);
     });
+    rows.sort_by_key(|row| FUNCTIONS.iter().position(|function| *function == row.function));
+    write_records(&rows);
+}
+
+/// Replaces the second table of ACCURACY.md.
+fn write_records(rows: &[Record]) {
+    let text = std::fs::read_to_string(ACCURACY).expect("ACCURACY.md");
+    let (before, table) = text.split_once(RECORDS).expect("the second table");
+    let after: Vec<&str> = table.lines().skip(2).skip_while(|line| line.starts_with('|')).collect();
+    let mut table = format!("{RECORDS}\n|---|---|---|---|---|---|---|\n");
+    for Record { function, place, storage, inputs, error, input, level } in rows {
+        let line = [function, place, storage, inputs, error, input, level].map(String::as_str).join(" | ");
+        table.push_str(&["| ", &line, " |\n"].concat());
+    }
+    std::fs::write(ACCURACY, format!("{before}{table}{}\n", after.join("\n"))).expect("ACCURACY.md");
+}
+
+/// The worst inputs stay where they are known: each is tried again, at each level.
+#[test]
+fn recorded_worst_inputs_are_within_the_bounds() {
+    fn check<T: Checked>(row: &Record, level: Level) {
+        let input: f64 = row.input.parse().expect("a number");
+        let x: T = if T::NAME == "f64" { from_f64(input) } else { from_f64(f64::from(input as f32)) };
+        let right = match vectors(&row.function).into_iter().find(|(vector, _)| *vector == input) {
+            Some((_, right)) if T::NAME == "f64" => right,
+            _ if T::NAME == "f64" => panic!("{row:?}: no vector"),
+            _ => reference(&row.function).at(to_f64(x)),
+        };
+        let mut results = [x; 3];
+        apply(&row.function, &mut results);
+        let mut comparison = Comparison::new::<T>(&row.function);
+        comparison.add(x, results[1], right);
+        comparison.finish(format_args!("{} {} {level:?}", T::NAME, row.function));
+    }
+    let rows = records(include_str!("../ACCURACY.md"));
+    for_each_level(|level| {
+        for row in rows.iter().filter(|row| !row.input.is_empty()) {
+            match &row.storage[..] {
+                "f32" => check::<f32>(row, level),
+                "f64" => check::<f64>(row, level),
+                #[cfg(feature = "f16")]
+                "f16" => check::<half::f16>(row, level),
+                #[cfg(feature = "f16")]
+                "bf16" => check::<half::bf16>(row, level),
+                _ => {}
+            }
+        }
+    });
+    for row in rows {
+        let column = ["f32", "f64", "f16", "bf16"].iter().position(|name| *name == row.storage).expect("a type") + 1;
+        let bounds = bounds(&row.function, column);
+        let (_, bound) = bounds.iter().find(|(place, _)| place.name() == row.place).expect("a row of the first table");
+        let within = match bound {
+            Bound::Ulps(allowed) => {
+                row.input.is_empty() || row.error.trim_end_matches(" ULP").parse::<f64>().expect("ULP") <= *allowed
+            }
+            Bound::Absolute(allowed) => {
+                row.input.is_empty() || row.error[2..].parse::<f64>().expect("an exponent") <= allowed.log2()
+            }
+        };
+        assert!(within, "{row:?} is beyond {bound:?}");
+    }
+}
+
+/// Functions of one number differ between CPU levels by fused multiply-add only: levels that have it agree bit for bit,
+/// and so do those that have not; one result of each kind lie apart by two errors at most, as ACCURACY.md has it.
+#[test]
+fn levels_differ_by_fused_multiply_add_only() {
+    fn check<T: Checked>(function: &str, inputs: &[T]) {
+        let mut kinds: [Option<(Level, Vec<f64>)>; 2] = [None, None];
+        for_each_level(|level| {
+            let mut results = inputs.to_vec();
+            apply(function, &mut results);
+            let results = all_to_f64(&results);
+            let name = format!("{level:?}");
+            // A build for a CPU that has it runs no vector level without.
+            let fused = ["Avx2", "Avx512", "Neon"].iter().any(|fused| name.starts_with(fused))
+                || cfg!(target_feature = "fma") && !name.starts_with("Fallback");
+            let Some((other, first)) = &kinds[usize::from(fused)] else {
+                kinds[usize::from(fused)] = Some((level, results));
+                return;
+            };
+            for ((x, a), b) in inputs.iter().zip(first).zip(&results) {
+                let same = a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                assert!(same, "{} {function} of {x:?}: {a:e} at {other:?}, {b:e} at {level:?}", T::NAME);
+            }
+        });
+        let [Some((_, plain)), Some((_, fused))] = kinds else { return };
+        let least_exponent = if size_of::<T::Acc>() == 8 { f64::LEAST_EXPONENT } else { f32::LEAST_EXPONENT };
+        for ((&x, a), b) in inputs.iter().zip(plain).zip(fused) {
+            for (_, bound) in
+                bounds(function, T::COLUMN).iter().filter(|(place, _)| place.contains(to_f64(x), least_exponent))
+            {
+                let apart = match bound {
+                    Bound::Ulps(allowed) => 2.0 * allowed * ulp::<T>(a.abs().max(b.abs())),
+                    Bound::Absolute(allowed) => 2.0 * allowed,
+                };
+                assert!(
+                    a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= apart,
+                    "{} {function} of {x:?}: {a:e}, {b:e}",
+                    T::NAME
+                );
+            }
+        }
+    }
+    for function in FUNCTIONS {
+        let sample: Vec<f32> = (0..=u32::MAX).step_by(99_991).map(f32::from_bits).collect();
+        check(function, &sample);
+        let hard: Vec<f64> = vectors(function).into_iter().map(|(x, _)| x).collect();
+        check(function, &hard);
+    }
+    #[cfg(feature = "f16")]
+    for function in OPERATIONS {
+        check(function, &(0..=u16::MAX).map(half::f16::from_bits).collect::<Vec<_>>());
+        check(function, &(0..=u16::MAX).map(half::bf16::from_bits).collect::<Vec<_>>());
+    }
 }
 
 for_each_type! {
