@@ -1,7 +1,7 @@
 """Checks what a wheel promises about itself: `python tools/check_wheel.py polyglot_bridge-*.whl`.
 
-Its size, what lies inside, and, in a process of its own, how long the import takes after NumPy's and that it starts no
-thread.
+Its size, what lies inside, and, in a process of its own, how much time of the CPU the import takes after NumPy's, whatever else
+the machine does meanwhile, and that it starts no thread.
 """
 
 import json
@@ -20,9 +20,9 @@ sys.path.insert(0, sys.argv[1])
 import numpy
 count = lambda: len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
 before = count()
-begin = time.perf_counter()
+begin = time.process_time()
 import polyglot_bridge
-print((time.perf_counter() - begin) * 1e3, count() - before, polyglot_bridge.__version__)
+print((time.process_time() - begin) * 1e3, count() - before, polyglot_bridge.__version__)
 """
 
 

@@ -4,7 +4,9 @@ Arrays go in, arrays come out: float16, float32, float64 and (with ml_dtypes) bf
 the same vectorised and threaded Rust kernels. The functions live in the extension module ``polyglot_bridge._core``.
 """
 
-from . import _core, _threadpoolctl
+import sys as _sys
+
+from . import _core
 from ._core import *  # noqa: F403
 from ._core import __version__
 
@@ -15,7 +17,38 @@ for _name in _core.__all__:
         _value.__module__ = __name__
 del _name, _value
 
-_threadpoolctl.install()
+
+class _Watch:
+    """Looks only at an import of threadpoolctl, lets it happen, makes this package known there, and is gone."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "threadpoolctl":
+            return None
+        from importlib.util import find_spec
+
+        if self in _sys.meta_path:
+            _sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module):
+                run(module)
+                from ._threadpoolctl import register
+
+                register(module)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+# threadpoolctl shall see and limit this package whichever of the two is imported first; neither imports the other.
+if "threadpoolctl" in _sys.modules:
+    from ._threadpoolctl import register as _register
+
+    _register(_sys.modules["threadpoolctl"])
+else:
+    _sys.meta_path.insert(0, _Watch())
 
 # What is written in Python, and imported when it is first asked for: name and module; "" is the module itself.
 _LATER = {

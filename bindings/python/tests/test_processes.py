@@ -61,11 +61,10 @@ def test_ctrl_c_in_a_long_call(module):
     """As in NumPy: the call is finished, then comes the KeyboardInterrupt."""
     code = f"""
 import os, signal, threading, time, numpy as np, {module} as module
-x = np.ones((1500, 1500))
+x, out = np.ones((1500, 1500)), np.zeros((1500, 1500))
 try:
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     while True:
-        out = np.zeros_like(x)
         module.matmul(x, x, out=out)
 except KeyboardInterrupt:
     assert out[0, 0] in (0, 1500) and (out == out[0, 0]).all()
@@ -159,7 +158,7 @@ def test_import_is_quick():
     """No figure of the machine's is asked for, only that next to nothing is imported beside NumPy."""
     code = "import sys, numpy; before = set(sys.modules); import polyglot_bridge; print(*sorted(set(sys.modules) - before))"
     new = python(code).split()
-    assert set(new) <= {"__future__", "polyglot_bridge", "polyglot_bridge._core", "polyglot_bridge._threadpoolctl"}, new
+    assert set(new) <= {"polyglot_bridge", "polyglot_bridge._core"}, new
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="POSIX")
