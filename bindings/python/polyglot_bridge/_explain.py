@@ -153,7 +153,7 @@ def explain(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
     """
     name = _name(f)
     own = str(getattr(f, "__module__", None) or type(f).__module__).startswith("polyglot_bridge")
-    if not callable(f) or name not in _KERNEL_OF or not own:
+    if not callable(f) or not own or name.startswith("_") or isinstance(f, type):
         raise TypeError(f"explain: f must be a function or a layer of polyglot_bridge, not {f!r}")
     _core._record_start()
     try:
@@ -172,7 +172,7 @@ def explain(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
         elif kind == "released":
             released = True
     dtype = getattr(value, "dtype", None)
-    kernel = _KERNEL_OF[name]
+    kernel = _KERNEL_OF.get(name, name)
     what = {
         "linear": "blocked matrix product with a fused end" + (" over a packed weight" if name == "Linear" else ""),
         "matmul": "blocked matrix product",
@@ -180,7 +180,7 @@ def explain(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
         "reduce": "sum of squares",
         "sequential": f"{len(f) if isinstance(f, _core.Sequential) else 0} layers, block of rows by block of rows",
         "lists": "lists of Python numbers",
-    }.get(kernel, f"{kernel}, row by row")
+    }.get(kernel, f"{kernel}, row by row" if kernel in _PASSES else kernel)
     return Explanation(
         call=name,
         kernel=what,
@@ -190,7 +190,7 @@ def explain(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
         blocks=blocks,
         copies=tuple(copies),
         copied_bytes=total,
-        passes=_PASSES[kernel],
+        passes=_PASSES.get(kernel, "one call, see its documentation"),
         result=place,
         gil_released=released,
         value=value,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import reference
@@ -272,3 +274,25 @@ def test_subclasses_become_arrays_and_masked_arrays_are_refused():
         pb.relu(np.ones(2), out=masked)
     with pytest.raises(TypeError, match="masked"):
         pb.linear(np.ones((1, 2)), np.ones((2, 2)), masked)
+
+
+@pytest.mark.parametrize("package", ["torch", "jax.numpy"])
+def test_tensors_of_other_packages_are_read_in_place(package):
+    module = pytest.importorskip(package)
+    values = normal((64, 33), np.float32)
+    tensor = module.asarray(values.copy())
+    explanation = pb.explain(pb.softmax, tensor)
+    assert explanation.copies == () and type(explanation.value) is np.ndarray
+    assert explanation.value.tobytes() == pb.softmax(values).tobytes()
+    weight = module.asarray(normal((33, 5), np.float32, 1))
+    assert pb.linear(tensor, weight).tobytes() == pb.linear(values, np.asarray(weight)).tobytes()
+    large, out = module.asarray(np.ones((512, 512), np.float32)), np.empty((512, 512), np.float32)
+    pb.relu(large, out=out)
+    tracemalloc.start()
+    try:
+        pb.relu(large, out=out)
+        assert tracemalloc.get_traced_memory()[1] < out.nbytes / 4
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(TypeError, match="relu: out must be a numpy.ndarray"):
+        pb.relu(values, out=tensor)

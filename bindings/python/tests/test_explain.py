@@ -81,6 +81,9 @@ def test_layers_and_text():
         pb.explain(np.sum, X)
     with pytest.raises(TypeError, match="explain: f must be"):
         pb.explain(3)
+    with pytest.raises(TypeError, match="explain: f must be"):
+        pb.explain(pb.Linear, np.ones((2, 2)))
+    assert pb.explain(pb.cache_info).result == "a Python object"
     with pytest.raises(TypeError):
         pb.explain(pb.softmax, "text")
     assert len(public) > 30
