@@ -24,16 +24,18 @@ __all__ = ["BertConfig", "BertEncoder"]
 _Array: TypeAlias = npt.NDArray[Any]
 _Path: TypeAlias = str | os.PathLike[str]
 
-# Activations by the names that Hugging Face's configurations have for them.
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
+# Activations by the names that Hugging Face's configurations have for them, each over its input.
+_ACTIVATIONS: dict[str, Callable[[_Array], _Array]] = {
+    "gelu": lambda x: pb.gelu(x, out=x),
+    "gelu_new": lambda x: pb.gelu(x, approximate="tanh", out=x),
+    "gelu_pytorch_tanh": lambda x: pb.gelu(x, approximate="tanh", out=x),
+    "relu": lambda x: pb.relu(x, out=x),
+    "silu": lambda x: pb.silu(x, out=x),
+    "swish": lambda x: pb.silu(x, out=x),
+    "tanh": lambda x: pb.tanh(x, out=x),
 }
+# The tokens that go through the two wide products together: what lies between stays in the cache, and takes little memory.
+_BLOCK = 384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,18 +139,18 @@ def _select(found: Mapping[str, _Array], shapes: Mapping[str, tuple[int, ...]]) 
 class _Layer:
     """The packed weights of one layer."""
 
-    def __init__(self, weights: Mapping[str, _Array], name: str, config: BertConfig, dtype: str) -> None:
-        def linear(parts: list[str], activation: str | None = None) -> Any:
+    def __init__(self, weights: Mapping[str, _Array], name: str, dtype: str) -> None:
+        def linear(*parts: str) -> pb.Linear:
             # One matrix side by side: (out, in) as files have it, (in, out) as it is used.
             weight = np.concatenate([weights[f"{name}.{part}.weight"] for part in parts]).astype(self.wide).T
             bias = np.concatenate([weights[f"{name}.{part}.bias"] for part in parts]).astype(self.wide)
-            return pb.Linear(weight, bias, activation=activation, dtype=dtype)  # type: ignore[arg-type]
+            return pb.Linear(weight, bias, dtype=dtype)
 
         self.wide = np.dtype(np.float64 if dtype == "float64" else np.float32)
-        self.qkv = linear([f"attention.self.{part}" for part in ("query", "key", "value")])
-        self.attended = linear(["attention.output.dense"])
-        self.up = linear(["intermediate.dense"], _ACTIVATIONS[config.hidden_act])
-        self.down = linear(["output.dense"])
+        self.qkv = linear("attention.self.query", "attention.self.key", "attention.self.value")
+        self.attended = linear("attention.output.dense")
+        self.up = linear("intermediate.dense")
+        self.down = linear("output.dense")
         self.middle_norm = _norm(weights, f"{name}.attention.output.LayerNorm", self.wide)
         self.norm = _norm(weights, f"{name}.output.LayerNorm", self.wide)
 
@@ -214,7 +216,7 @@ class BertEncoder:
         for number in range(config.num_hidden_layers):
             if progress:
                 progress(number + 1, total)
-            self._layers.append(_Layer(weights, f"encoder.layer.{number}", config, dtype))
+            self._layers.append(_Layer(weights, f"encoder.layer.{number}", dtype))
         if progress:
             progress(total, total)
 
@@ -340,7 +342,8 @@ class BertEncoder:
         hidden = x.shape[1]
         # Rows of one length are one stack; others are as many stacks of one.
         stacks = _stacks(lengths)
-        context = np.empty_like(x)
+        activate = _ACTIVATIONS[self.config.hidden_act]
+        context, below = np.empty_like(x), np.empty_like(x)
         for layer in self._layers:
             qkv = layer.qkv(x)
             for rows, batch in stacks:
@@ -348,8 +351,12 @@ class BertEncoder:
                 q, k, v = qkv[rows].reshape(batch, -1, 3, heads, hidden // heads).transpose(2, 0, 3, 1, 4)
                 seen = context[rows].reshape(batch, -1, heads, hidden // heads).transpose(0, 2, 1, 3)
                 pb.attention(q, k, v, out=seen)
-            x = pb.layer_norm(layer.attended(context), *layer.middle_norm, residual=x, eps=eps)
-            x = pb.layer_norm(layer.down(layer.up(x)), *layer.norm, residual=x, eps=eps)
+            layer.attended(context, out=below)
+            x, below = pb.layer_norm(below, *layer.middle_norm, residual=x, eps=eps, out=below), x
+            for start in range(0, len(x), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                layer.down(activate(layer.up(x[block])), out=below[block])
+            x, below = pb.layer_norm(below, *layer.norm, residual=x, eps=eps, out=below), x
         return x
 
 
