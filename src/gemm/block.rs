@@ -126,10 +126,15 @@ fn few<C: Compute>(
 
 /// Lays out rows of `steps` numbers so that each row's elements for [`GROUP`] steps follow those of the row before.
 fn group<C: Compute>(source: &[C], rows: usize, steps: usize, target: &mut [C]) {
+    let (targets, _) = target.as_chunks_mut::<GROUP>();
     for (row, source) in source.chunks_exact(steps.max(1)).take(rows).enumerate() {
-        let targets = target.chunks_exact_mut(GROUP).skip(row).step_by(rows);
-        for (target, source) in targets.zip(source.chunks(GROUP)) {
-            for (target, &value) in target.iter_mut().zip(source) {
+        let (groups, rest) = source.as_chunks::<GROUP>();
+        let mut targets = targets.iter_mut().skip(row).step_by(rows);
+        for (target, group) in targets.by_ref().zip(groups) {
+            *target = *group;
+        }
+        if let Some(target) = targets.next() {
+            for (target, &value) in target.iter_mut().zip(rest) {
                 *target = value;
             }
         }

@@ -268,20 +268,46 @@ fn add<S: Simd, C: Compute, W: Float<Acc = C>, const K: usize, const V: usize>(
             columns[v] = W::load(simd, &part[v * lanes..(v + 1) * lanes]);
         }
     }
-    for (values, sums) in values.iter().zip(sums.chunks_exact_mut(V * lanes)) {
-        let Some(values) = values.get(start..start + K) else { return };
-        let mut sum = [C::Lanes::<S>::splat(simd, C::ZERO); V];
+    // Several rows in step, so that multiplications need not wait for each other.
+    let together = (4 / V).max(1);
+    let mut rows = values.chunks_exact(together);
+    let mut targets = sums.chunks_exact_mut(together * V * lanes);
+    for (values, sums) in rows.by_ref().zip(targets.by_ref()) {
+        add_to_rows::<S, C, K, V>(simd, &columns, start, together, values, sums);
+    }
+    for (values, sums) in rows.remainder().chunks_exact(1).zip(targets.into_remainder().chunks_exact_mut(V * lanes)) {
+        add_to_rows::<S, C, K, V>(simd, &columns, start, 1, values, sums);
+    }
+}
+
+/// The steps from `start` on of a group, for so many rows, at most 4.
+#[inline(always)]
+fn add_to_rows<S: Simd, C: Compute, const K: usize, const V: usize>(
+    simd: S,
+    columns: &[[C::Lanes<S>; V]; K],
+    start: usize,
+    rows: usize,
+    values: &[[C; GROUP]],
+    sums: &mut [C],
+) {
+    let lanes = C::Lanes::<S>::LEN;
+    let mut tile = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; 4];
+    for row in 0..rows {
         for v in 0..V {
-            sum[v] = C::load(simd, &sums[v * lanes..(v + 1) * lanes]);
+            tile[row][v] = C::load(simd, &sums[(row * V + v) * lanes..(row * V + v + 1) * lanes]);
         }
-        for step in 0..K {
-            let value = C::Lanes::<S>::splat(simd, values[step]);
+    }
+    for step in 0..K {
+        for row in 0..rows {
+            let value = C::Lanes::<S>::splat(simd, values[row][start + step]);
             for v in 0..V {
-                sum[v] = value.mul_add(columns[step][v], sum[v]);
+                tile[row][v] = value.mul_add(columns[step][v], tile[row][v]);
             }
         }
+    }
+    for row in 0..rows {
         for v in 0..V {
-            C::store::<S>(sum[v], &mut sums[v * lanes..(v + 1) * lanes]);
+            C::store::<S>(tile[row][v], &mut sums[(row * V + v) * lanes..(row * V + v + 1) * lanes]);
         }
     }
 }
