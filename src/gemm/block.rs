@@ -24,6 +24,8 @@ const BAND_ROWS: usize = 96;
 /// The panels that are streamed together: enough to hide how long one multiplication takes, few enough for the CPU to
 /// foresee what each reads.
 const STREAMED_PANELS: usize = 6;
+/// The panels that are packed and then streamed together: they stay in the cache's first level.
+const PACKED_PANELS: usize = 2;
 /// Rows of x that lie so many bytes apart, or a multiple, crowd in a few sets of the first-level cache.
 const CROWDED: usize = 2048;
 /// From so many panels on x is laid out anew where its rows are crowded.
@@ -55,7 +57,11 @@ fn few<C: Compute>(
     let (rows, cols) = target.shape();
     let (step, panels) = (block_depth(k), cols.div_ceil(width));
     let lie = operands.lie();
-    let together = if lie == Lie::Rows { panels } else { STREAMED_PANELS.min(panels) };
+    let together = match lie {
+        Lie::Rows => panels,
+        Lie::Panels | Lie::NarrowPanels => STREAMED_PANELS.min(panels),
+        Lie::Scattered => PACKED_PANELS.min(panels),
+    };
     let len = panels * width * rows;
     let direct = rows == 1 && operands.x().is_some();
     let numbers = |count: usize| count * size_of::<C>();

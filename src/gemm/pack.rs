@@ -48,7 +48,7 @@ mod blocks {
             }
         } else {
             for (index, panel) in panels.chunks_exact_mut(panel_len).take(whole).enumerate() {
-                transpose(simd, columns.block(index * width..(index + 1) * width, 0..steps), panel, width);
+                transpose(simd, columns.block(index * width..(index + 1) * width, 0..steps), panel, width, width);
             }
         }
         if cols == whole * width {
@@ -56,7 +56,7 @@ mod blocks {
         }
         let Some(last) = panels.chunks_exact_mut(panel_len).nth(whole) else { return };
         last.fill(W::Acc::ZERO);
-        transpose(simd, columns.block(whole * width..cols, 0..steps), last, width);
+        transpose(simd, columns.block(whole * width..cols, 0..steps), last, width, 0);
     }
 
     /// Widens a panel, or part of one, to its compute type.
@@ -75,7 +75,7 @@ mod blocks {
         let lanes = Lanes::<S, T>::LEN;
         let (rows, cols) = x.shape();
         if !x.has_contiguous_rows() {
-            return transpose(simd, x.transpose(), target, cols);
+            return transpose(simd, x.transpose(), target, cols, 0);
         }
         for (row, target) in target.chunks_exact_mut(cols.max(1)).take(rows).enumerate() {
             let Some(source) = x.row(row) else { return };
@@ -90,31 +90,52 @@ mod blocks {
         }
     }
 
-    /// Writes element (i, j) of `source` to `j * stride + i` of `target`: squares of as many rows as a vector has lanes
-    /// are exchanged in registers where the rows of `source` are contiguous.
+    /// Writes element (i, j) of `source` to `j * stride + i` of `target`: small squares are exchanged in registers where
+    /// the rows of `source` are contiguous. They are blocks of 128 bits, as exchanging within those is what CPUs do best. Rows that
+    /// follow are asked for so far ahead; 0 for not at all.
     #[inline(always)]
-    fn transpose<S: Simd, T: Float>(simd: S, source: Matrix<'_, T>, target: &mut [T::Acc], stride: usize) {
-        let lanes = Lanes::<S, T>::LEN;
+    fn transpose<S: Simd, T: Float>(
+        simd: S,
+        source: Matrix<'_, T>,
+        target: &mut [T::Acc],
+        stride: usize,
+        rows_ahead: usize,
+    ) {
         let (rows, cols) = source.shape();
+        let (lanes, side) = (Lanes::<S, T>::LEN, <Lanes<S, T> as SimdBase<S>>::Block::LEN);
+        let ahead = source.row_stride().wrapping_mul(rows_ahead as isize);
+        let line = 64 / size_of::<T>().max(1);
         let (mut whole_rows, mut whole_cols) = (0, 0);
-        if source.has_contiguous_rows() {
-            (whole_rows, whole_cols) = (rows / lanes * lanes, cols / lanes * lanes);
-            for row in (0..whole_rows).step_by(lanes) {
-                let mut sources: [&[T]; MAX_LANES] = [&[]; MAX_LANES];
-                for (lane, slice) in sources.iter_mut().enumerate().take(lanes) {
-                    *slice = source.row(row + lane).and_then(|row| row.get(..whole_cols)).unwrap_or(&[]);
+        if source.has_contiguous_rows() && side <= SIDE {
+            (whole_rows, whole_cols) = (rows / side * side, cols / lanes * lanes);
+            for row in (0..whole_rows).step_by(side) {
+                let mut sources: [&[T]; SIDE] = [&[]; SIDE];
+                for (index, slice) in sources.iter_mut().enumerate().take(side) {
+                    *slice = source.row(row + index).and_then(|row| row.get(..whole_cols)).unwrap_or(&[]);
                 }
                 for col in (0..whole_cols).step_by(lanes) {
-                    let mut square = [Lanes::<S, T>::splat(simd, T::Acc::ZERO); MAX_LANES];
-                    for lane in 0..lanes {
-                        let Some(part) = sources[lane].get(col..col + lanes) else { return };
-                        square[lane] = T::load(simd, part);
+                    let mut wide = [[T::Acc::ZERO; MAX_LANES]; SIDE];
+                    for index in 0..side {
+                        let Some(part) = sources[index].get(col..col + lanes) else { return };
+                        <T::Acc as Float>::store::<S>(T::load(simd, part), &mut wide[index][..lanes]);
+                        if ahead != 0 && col % line == 0 {
+                            simd::prefetch(part.as_ptr().wrapping_offset(ahead));
+                        }
                     }
-                    let square = exchange::<S, T::Acc>(square);
-                    for lane in 0..lanes {
-                        let start = (col + lane) * stride + row;
-                        let Some(part) = target.get_mut(start..start + lanes) else { return };
-                        <T::Acc as Float>::store::<S>(square[lane], part);
+                    // The last row that is written to may end before its stride does.
+                    let end = ((col + lanes) * stride).min(target.len());
+                    let Some(block) = target.get_mut(col * stride..end) else { return };
+                    for first in (0..lanes).step_by(side) {
+                        let mut square = [<Lanes<S, T> as SimdBase<S>>::Block::splat(simd, T::Acc::ZERO); SIDE];
+                        for index in 0..side {
+                            square[index] = SimdBase::from_slice(simd, &wide[index][first..first + side]);
+                        }
+                        let square = exchange::<S, T::Acc>(square);
+                        for index in 0..side {
+                            let start = (first + index) * stride + row;
+                            let Some(part) = block.get_mut(start..start + side) else { return };
+                            square[index].store_slice(part);
+                        }
                     }
                 }
             }
@@ -128,22 +149,23 @@ mod blocks {
         }
     }
 
-    /// Exchanges rows and columns of a square of vectors: interleaving each with the one half the square on, as often
+    /// The numbers that a block of 128 bits has at most.
+    const SIDE: usize = 4;
+
+    type Block<S, C> = <<C as Compute>::Lanes<S> as SimdBase<S>>::Block;
+
+    /// Exchanges rows and columns of a square of blocks: interleaving each with the one half the square on, as often
     /// as it takes to move each number to its place.
     #[inline(always)]
-    fn exchange<S: Simd, C: Compute>(mut square: [C::Lanes<S>; MAX_LANES]) -> [C::Lanes<S>; MAX_LANES] {
-        let lanes = C::Lanes::<S>::LEN;
-        let mut round = 1;
-        while round < lanes {
-            let former = square;
-            for index in 0..lanes / 2 {
-                let (low, high) = former[index].interleave(former[index + lanes / 2]);
-                square[2 * index] = low;
-                square[2 * index + 1] = high;
-            }
-            round *= 2;
+    fn exchange<S: Simd, C: Compute>(square: [Block<S, C>; SIDE]) -> [Block<S, C>; SIDE] {
+        let [a, b, c, d] = square;
+        if Block::<S, C>::LEN == 2 {
+            let (a, b) = a.interleave(b);
+            return [a, b, c, d];
         }
-        square
+        let ((a, b), (c, d)) = (a.interleave(c), b.interleave(d));
+        let ((a, b), (c, d)) = (a.interleave(c), b.interleave(d));
+        [a, b, c, d]
     }
 }
 
