@@ -64,74 +64,103 @@ impl<T: Float> Finish<'_, T> {
         sums: &mut [T::Acc],
         stride: usize,
         bias: &[T::Acc],
-        (row, col): (usize, usize),
+        position: (usize, usize),
         mut out: MatrixMut<'_, T>,
     ) {
         let lanes = Lanes::<S, T>::LEN;
-        let (rows, stride) = (out.rows(), stride.max(1));
-        let zero = Lanes::<S, T>::splat(simd, T::Acc::ZERO);
+        let (rows, stride) = (out.rows(), stride.max(lanes));
+        let Some(sums) = sums.get_mut(..rows * stride) else { return };
+        let bias = bias.get(..stride).unwrap_or(bias);
+        let added = !matches!(self.residual, Residual::None);
+        if added {
+            self.add::<S>(simd, sums, stride, bias, position, &mut out);
+        }
         let relu = self.activation == Activation::Relu;
         let light = relu || self.activation == Activation::None;
-        for (index, sums) in sums.chunks_mut(stride).take(rows).enumerate() {
+        let zero = Lanes::<S, T>::splat(simd, T::Acc::ZERO);
+        if !light {
+            activate::<S, T::Acc>(simd, self.activation, sums, (!added).then_some(bias));
+        }
+        for (index, sums) in sums.chunks_exact(stride).enumerate() {
             let Some(target) = out.row_mut(index) else { return };
-            let residual = match self.residual {
-                Residual::Matrix(residual) => residual.block(row + index..row + index + 1, col..col + target.len()),
-                _ => (&[]).into(),
-            };
-            let side_by_side = residual.row(0).unwrap_or(&[]);
-            let vectors = sums.chunks_exact_mut(lanes).zip(bias.chunks_exact(lanes)).zip(target.chunks_mut(lanes));
-            for (vector, ((sums, bias), target)) in vectors.enumerate() {
-                let mut value = <T::Acc as Float>::load(simd, sums) + <T::Acc as Float>::load(simd, bias);
-                let place = vector * lanes..vector * lanes + target.len();
-                match self.residual {
-                    Residual::None => {}
-                    Residual::Out => value += load_some::<S, T>(simd, target),
-                    Residual::Matrix(_) => {
-                        value += match side_by_side.get(place.clone()) {
-                            Some(part) => load_some::<S, T>(simd, part),
-                            None => Lanes::<S, T>::from_fn(
-                                simd,
-                                #[inline(always)]
-                                |lane| residual.get(0, place.start + lane).unwrap_or(T::ZERO).to_acc(),
-                            ),
-                        };
+            let vectors = sums.chunks_exact(lanes).zip(bias.chunks_exact(lanes)).zip(target.chunks_mut(lanes));
+            for ((sums, bias), target) in vectors {
+                let mut value = <T::Acc as Float>::load(simd, sums);
+                if light {
+                    if !added {
+                        value += <T::Acc as Float>::load(simd, bias);
+                    }
+                    if relu {
+                        value = value.simd_le(zero).select(zero, value);
                     }
                 }
-                if light {
-                    let value = if relu { value.simd_le(zero).select(zero, value) } else { value };
-                    store_some::<S, T>(value, target);
-                } else {
-                    <T::Acc as Float>::store::<S>(value, sums);
-                }
+                store_some::<S, T>(value, target);
             }
         }
-        if light {
-            return;
-        }
-        activate::<S, T::Acc>(simd, self.activation, sums.get_mut(..rows * stride).unwrap_or(&mut []));
-        for (index, sums) in sums.chunks(stride).take(rows).enumerate() {
-            let Some(target) = out.row_mut(index) else { return };
-            for (sums, target) in sums.chunks_exact(lanes).zip(target.chunks_mut(lanes)) {
-                store_some::<S, T>(<T::Acc as Float>::load(simd, sums), target);
+    }
+
+    /// Adds bias and residual.
+    #[inline(always)]
+    fn add<S: Simd>(
+        &self,
+        simd: S,
+        sums: &mut [T::Acc],
+        stride: usize,
+        bias: &[T::Acc],
+        (row, col): (usize, usize),
+        out: &mut MatrixMut<'_, T>,
+    ) {
+        let lanes = Lanes::<S, T>::LEN;
+        for (index, sums) in sums.chunks_exact_mut(stride).enumerate() {
+            let Some(former) = out.row_mut(index) else { return };
+            let residual = match self.residual {
+                Residual::Matrix(residual) => residual.block(row + index..row + index + 1, col..col + former.len()),
+                _ => (&*former).into(),
+            };
+            let side_by_side = residual.row(0);
+            let vectors = sums.chunks_exact_mut(lanes).zip(bias.chunks_exact(lanes));
+            for (start, (sums, bias)) in (0..former.len()).step_by(lanes).zip(vectors) {
+                let residual = match side_by_side {
+                    Some(row) => load_some::<S, T>(simd, row.get(start..row.len().min(start + lanes)).unwrap_or(&[])),
+                    None => Lanes::<S, T>::from_fn(
+                        simd,
+                        #[inline(always)]
+                        |lane| residual.get(0, start + lane).unwrap_or(T::ZERO).to_acc(),
+                    ),
+                };
+                let sum = <T::Acc as Float>::load(simd, sums) + <T::Acc as Float>::load(simd, bias);
+                <T::Acc as Float>::store::<S>(sum + residual, sums);
             }
         }
     }
 }
 
-/// Applies `activation` to whole vectors, several in step. A function of its own, as all storage types share it.
+/// The vectors that an activation is applied to in step.
+const IN_STEP: usize = 2;
+
+/// Applies `activation` to whole vectors, after a bias is added to each row of its length. A function of its own, as
+/// all storage types share it.
 #[inline(never)]
-fn activate<S: Simd, C: Compute>(simd: S, activation: Activation, values: &mut [C]) {
+fn activate<S: Simd, C: Compute>(simd: S, activation: Activation, values: &mut [C], bias: Option<&[C]>) {
     simd.vectorize(
         #[inline(always)]
         || {
+            if let Some(bias) = bias {
+                let lanes = C::Lanes::<S>::LEN;
+                for row in values.chunks_exact_mut(bias.len().max(1)) {
+                    for (values, bias) in row.chunks_exact_mut(lanes).zip(bias.chunks_exact(lanes)) {
+                        C::store::<S>(C::load(simd, values) + C::load(simd, bias), values);
+                    }
+                }
+            }
             macro_rules! in_step {
                 ($($variant:ident)*) => {
                     match activation {
-                        $(Activation::$variant => each_pair::<S, C>(
+                        $(Activation::$variant => each_few::<S, C>(
                             simd,
                             values,
                             #[inline(always)]
-                            |pair| Activation::$variant.apply_several::<S, C, 2>(simd, pair),
+                            |vectors| Activation::$variant.apply_several::<S, C, IN_STEP>(simd, vectors),
                         ),)*
                         Activation::None | Activation::Relu => {}
                     }
@@ -143,17 +172,21 @@ fn activate<S: Simd, C: Compute>(simd: S, activation: Activation, values: &mut [
 }
 
 #[inline(always)]
-fn each_pair<S: Simd, C: Compute>(simd: S, values: &mut [C], apply: impl Fn([C::Lanes<S>; 2]) -> [C::Lanes<S>; 2]) {
+fn each_few<S: Simd, C: Compute>(
+    simd: S,
+    values: &mut [C],
+    apply: impl Fn([C::Lanes<S>; IN_STEP]) -> [C::Lanes<S>; IN_STEP],
+) {
     let lanes = C::Lanes::<S>::LEN;
-    let mut pairs = values.chunks_exact_mut(2 * lanes);
-    for pair in pairs.by_ref() {
-        let (low, high) = pair.split_at_mut(lanes);
-        let result = apply([C::load(simd, low), C::load(simd, high)]);
-        C::store::<S>(result[0], low);
-        C::store::<S>(result[1], high);
-    }
-    for rest in pairs.into_remainder().chunks_exact_mut(lanes) {
-        let value = C::load(simd, rest);
-        C::store::<S>(apply([value, value])[0], rest);
+    for few in values.chunks_mut(IN_STEP * lanes) {
+        // What is too short is filled up, so that there is one copy of `apply`.
+        let mut vectors = [C::Lanes::<S>::splat(simd, C::ZERO); IN_STEP];
+        for (vector, values) in vectors.iter_mut().zip(few.chunks_exact(lanes)) {
+            *vector = C::load(simd, values);
+        }
+        let vectors = apply(vectors);
+        for (&vector, values) in vectors.iter().zip(few.chunks_exact_mut(lanes)) {
+            C::store::<S>(vector, values);
+        }
     }
 }
