@@ -136,7 +136,8 @@ fn group<C: Compute>(source: &[C], rows: usize, steps: usize, target: &mut [C]) 
     for (row, source) in source.chunks_exact(steps.max(1)).take(rows).enumerate() {
         let (groups, rest) = source.as_chunks::<GROUP>();
         let mut targets = targets.iter_mut().skip(row).step_by(rows);
-        for (target, group) in targets.by_ref().zip(groups) {
+        // The groups first: a pair that lacks its second half is lost.
+        for (group, target) in groups.iter().zip(targets.by_ref()) {
             *target = *group;
         }
         if let Some(target) = targets.next() {

@@ -74,6 +74,9 @@ pub struct Product<'a, T: Float, W> {
 
 /// The multiply-adds that a block should have, so that handing it to a thread does not matter.
 const BLOCK_WORK: usize = 1 << 21;
+/// Work with so many multiply-adds and results at most is not worth a look at how to cut it.
+const SMALL: usize = 1 << 16;
+const SMALL_SUMS: usize = 1 << 12;
 /// Into about so many blocks work is cut that is large enough.
 const USUAL_BLOCKS: usize = 8;
 /// The most rows of a block, which bounds its scratch memory.
@@ -171,6 +174,9 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     threads: bool,
 ) {
     let ((rows, cols), k) = (out.shape(), x.cols());
+    if rows.saturating_mul(cols).saturating_mul(k.max(1)) <= SMALL && rows.saturating_mul(cols) <= SMALL_SUMS {
+        return run_block(x, weight, finish, out);
+    }
     #[cfg(feature = "std")]
     let few = rows <= super::block::FEW_ROWS;
     #[cfg(not(feature = "std"))]

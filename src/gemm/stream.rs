@@ -3,14 +3,14 @@
 
 use core::ops::Range;
 
-use fearless_simd::{Simd, SimdBase};
+use fearless_simd::{Simd, SimdBase, SimdFloat};
 
 use super::driver::Weight;
 use super::tile::{add_steps, vectors};
 use super::{GROUP, panel_width};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::simd::{self, dispatch};
-use crate::view::Matrix;
+use crate::view::{Matrix, inlined};
 
 /// How far ahead of its use a packed weight is asked for, in bytes.
 const AHEAD: usize = 1024;
@@ -65,6 +65,56 @@ fn over<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
     }
 }
 
+/// Copies fewer values than `target` has, in few moves.
+#[inline(always)]
+fn copy_short<T: Copy>(source: &[T], target: &mut [T; MAX_LANES]) {
+    let mut start = 0;
+    macro_rules! moves {
+        ($($count:literal)*) => {$(
+            if source.len() & $count != 0
+                && let (Some(source), Some(target)) = (source.get(start..start + $count), target.get_mut(start..start + $count))
+            {
+                target.copy_from_slice(source);
+                start += $count;
+            }
+        )*};
+    }
+    moves!(8 4 2 1);
+    let _ = start;
+}
+
+/// One row and so few panels that their sums stay in registers. `line` gives a step's elements of a panel.
+#[inline(always)]
+fn in_registers<'w, S: Simd, C: Compute, W: Float<Acc = C>, const V: usize, const P: usize>(
+    simd: S,
+    line: impl Fn(usize, usize) -> &'w [W],
+    values: &[C],
+    sums: &mut [C],
+) {
+    let lanes = C::Lanes::<S>::LEN;
+    let Some(sums) = sums.get_mut(..P * V * lanes) else { return };
+    let mut tile = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; P];
+    for p in 0..P {
+        for v in 0..V {
+            tile[p][v] = C::load(simd, &sums[(p * V + v) * lanes..(p * V + v + 1) * lanes]);
+        }
+    }
+    for (step, &value) in values.iter().enumerate() {
+        let value = C::Lanes::<S>::splat(simd, value);
+        for p in 0..P {
+            let Some(columns) = line(step, p).get(..V * lanes) else { return };
+            for v in 0..V {
+                tile[p][v] = value.mul_add(W::load(simd, &columns[v * lanes..(v + 1) * lanes]), tile[p][v]);
+            }
+        }
+    }
+    for p in 0..P {
+        for v in 0..V {
+            C::store::<S>(tile[p][v], &mut sums[(p * V + v) * lanes..(p * V + v + 1) * lanes]);
+        }
+    }
+}
+
 /// Each group of rows of the weight from its first column to its last.
 #[inline(always)]
 fn over_matrix<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
@@ -76,6 +126,19 @@ fn over_matrix<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
     let width = V * Lanes::<S, W>::LEN;
     let (steps, cols) = weight.shape();
     let whole = cols / width * width;
+    if rows == 1 && cols == whole && (1..=2 * width).contains(&cols) {
+        let line = inlined(
+            #[inline(always)]
+            |step: usize, panel: usize| weight.row(step).and_then(|row| row.get(panel * width..)).unwrap_or(&[]),
+        );
+        let values = values.get(..steps).unwrap_or(&[]);
+        return if cols == width {
+            in_registers::<S, C, W, V, 1>(simd, line, values, sums);
+        } else {
+            in_registers::<S, C, W, V, 2>(simd, line, values, sums);
+        };
+    }
+    let dense = weight.as_slice().unwrap_or(&[]);
     let to_next_group = weight.row_stride().wrapping_mul(GROUP as isize);
     let line = |step: usize| weight.row(step).and_then(|row| row.get(..cols)).unwrap_or(&[]);
     for (start, values) in (0..steps).step_by(GROUP).zip(values.chunks(GROUP * rows)) {
@@ -99,11 +162,16 @@ fn over_matrix<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
         {
             let mut padded = [[W::ZERO; MAX_LANES]; GROUP];
             let mut parts: [&[W]; GROUP] = [&[]; GROUP];
-            for ((part, padded), line) in parts.iter_mut().zip(&mut padded).zip(lines) {
-                for (target, &value) in padded.iter_mut().zip(line.get(whole..).unwrap_or(&[])) {
-                    *target = value;
-                }
-                *part = &padded[..width];
+            let steps = start..start + GROUP;
+            for (((part, padded), line), step) in parts.iter_mut().zip(&mut padded).zip(lines).zip(steps) {
+                // What follows the row is never looked at, so that it may be the next one.
+                let place = step * cols + whole;
+                *part = if let Some(longer) = dense.get(place..place + width) {
+                    longer
+                } else {
+                    copy_short(line.get(whole..).unwrap_or(&[]), padded);
+                    &padded[..width]
+                };
             }
             add_steps::<S, C, W, V>(simd, parts, count, values, sums);
         }
@@ -121,6 +189,20 @@ fn over_panels<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
     sums: &mut [C],
 ) {
     let width = V * Lanes::<S, W>::LEN;
+    if rows == 1 && (1..=2).contains(&panels.len()) {
+        let line = inlined(
+            #[inline(always)]
+            |step: usize, panel: usize| {
+                packed.get(((panels.start + panel) * k + depth.start + step) * width..).unwrap_or(&[])
+            },
+        );
+        let values = values.get(..depth.len()).unwrap_or(&[]);
+        return if panels.len() == 1 {
+            in_registers::<S, C, W, V, 1>(simd, line, values, sums);
+        } else {
+            in_registers::<S, C, W, V, 2>(simd, line, values, sums);
+        };
+    }
     for (step, values) in depth.clone().step_by(GROUP).zip(values.chunks(GROUP * rows)) {
         let (values, _) = values.as_chunks::<GROUP>();
         let count = GROUP.min(depth.end - step);
