@@ -9,8 +9,8 @@ mod common;
 use common::{Random, Storage, at_one_level, compute_roundoff, for_each_level, from_f64, to_f64};
 use polyglot_bridge::simd::Level;
 use polyglot_bridge::{
-    Activation, Compute, Epilogue, Float, Matrix, MatrixMut, PackedLinear, Residual, ShapeError, activate_in_place,
-    linear, matmul, matmul_batch, pack_constant,
+    Activation, Epilogue, Float, Matrix, MatrixMut, PackedLinear, Residual, ShapeError, activate_in_place, linear,
+    matmul, matmul_batch, pack_constant,
 };
 
 /// (rows, k, columns)
@@ -90,10 +90,10 @@ impl<T: Float> Operands<T> {
 
     /// `x @ weight + bias`
     fn product(&self) -> Vec<T> {
-        self.run(self.x(), self.weight(), Epilogue::new().bias(&self.bias[..]))
+        Operands::<T>::run(self.x(), self.weight(), Epilogue::new().bias(&self.bias[..]))
     }
 
-    fn run(&self, x: Matrix<'_, T>, weight: Matrix<'_, T>, epilogue: Epilogue<'_, T>) -> Vec<T> {
+    fn run(x: Matrix<'_, T>, weight: Matrix<'_, T>, epilogue: Epilogue<'_, T>) -> Vec<T> {
         let (m, n) = (x.rows(), weight.cols());
         let mut out = vec![from_f64(-77.0); m * n];
         linear(x, weight, epilogue, MatrixMut::new(&mut out, m, n).expect("shape")).expect("shapes fit");
@@ -224,7 +224,7 @@ fn does_not_depend_on_layouts<T: Storage>() {
                 ("gaps in the weight", x_turned, weight_gaps),
                 ("gaps", x_gaps, weight_gaps),
             ] {
-                same(&operands.run(x, weight, bias), &expected, &format!("{level:?} {sizes:?} {what}"));
+                same(&Operands::<T>::run(x, weight, bias), &expected, &format!("{level:?} {sizes:?} {what}"));
             }
             let mut wide = vec![from_f64::<T>(-77.0); m * (n + 2)];
             let out = MatrixMut::with_stride(&mut wide, m, n, n + 2).expect("shape");
@@ -245,7 +245,7 @@ fn does_not_depend_on_other_rows_and_columns<T: Storage>() {
             let what = format!("{level:?} {sizes:?}");
             for row in [0, m / 2, m.saturating_sub(1)].into_iter().filter(|&row| row < m) {
                 let alone = operands.x().block(row..row + 1, 0..k);
-                let found = operands.run(alone, operands.weight(), Epilogue::new().bias(&operands.bias[..]));
+                let found = Operands::<T>::run(alone, operands.weight(), Epilogue::new().bias(&operands.bias[..]));
                 same(&found, &expected[row * n..(row + 1) * n], &what);
             }
             for cols in [0..1, n / 2..n / 2 + 1, n / 3..n] {
@@ -253,7 +253,8 @@ fn does_not_depend_on_other_rows_and_columns<T: Storage>() {
                     continue;
                 }
                 let weight = operands.weight().block(0..k, cols.clone());
-                let found = operands.run(operands.x(), weight, Epilogue::new().bias(&operands.bias[cols.clone()]));
+                let found =
+                    Operands::<T>::run(operands.x(), weight, Epilogue::new().bias(&operands.bias[cols.clone()]));
                 let expected: Vec<T> = expected.chunks(n).flat_map(|row| row[cols.clone()].to_vec()).collect();
                 same(&found, &expected, &what);
             }
@@ -269,7 +270,7 @@ fn packed_layers_give_the_same_bits<T: Storage>() {
             let mut panels = Vec::new();
             let layer = layer(&mut panels, operands.weight(), Some(&bias), Activation::Relu);
             let epilogue = Epilogue::new().bias(&operands.bias[..]).activation(Activation::Relu);
-            let expected = operands.run(operands.x(), operands.weight(), epilogue);
+            let expected = Operands::<T>::run(operands.x(), operands.weight(), epilogue);
             let mut found = vec![T::ZERO; m * n];
             let out = MatrixMut::new(&mut found, m, n).expect("shape");
             layer.forward(operands.x(), Residual::None, out).expect("shapes fit");
@@ -318,7 +319,7 @@ fn keeps_special_values_apart<T: Storage>() {
     for_each_level(|level| {
         for (m, n) in [(1, 1), (1, 20), (5, 3), (30, 17)] {
             let empty = Operands::<T>::new((m, 0, n));
-            let no_bias = empty.run(empty.x(), empty.weight(), Epilogue::new());
+            let no_bias = Operands::<T>::run(empty.x(), empty.weight(), Epilogue::new());
             same(&no_bias, &vec![T::ZERO; m * n], &format!("{level:?}: k = 0"));
             same(&empty.product(), &empty.bias.repeat(m), "k = 0 with a bias");
         }
@@ -334,8 +335,9 @@ fn adds_residuals<T: Storage>() {
             for activation in Activation::ALL {
                 let what = format!("{level:?} {sizes:?} {activation:?}");
                 let epilogue = Epilogue::new().bias(&operands.bias[..]).activation(activation);
-                let expected = operands.run(operands.x(), operands.weight(), epilogue.residual(operands.residual()));
-                same(&operands.run(operands.x(), operands.weight(), epilogue.residual(turned)), &expected, &what);
+                let expected =
+                    Operands::<T>::run(operands.x(), operands.weight(), epilogue.residual(operands.residual()));
+                same(&Operands::<T>::run(operands.x(), operands.weight(), epilogue.residual(turned)), &expected, &what);
                 let mut in_place = operands.residual.clone();
                 let out = MatrixMut::new(&mut in_place, m, n).expect("shape");
                 linear(operands.x(), operands.weight(), epilogue.residual(Residual::Out), out).expect("shapes fit");
@@ -343,7 +345,7 @@ fn adds_residuals<T: Storage>() {
                 if size_of::<T>() == size_of::<T::Acc>() {
                     // The operations one by one.
                     let epilogue = Epilogue::new().bias(&operands.bias[..]);
-                    let mut steps = operands.run(operands.x(), operands.weight(), epilogue);
+                    let mut steps = Operands::<T>::run(operands.x(), operands.weight(), epilogue);
                     for (value, &residual) in steps.iter_mut().zip(&operands.residual) {
                         *value = T::from_acc(value.to_acc() + residual.to_acc());
                     }
@@ -371,11 +373,11 @@ fn narrow_types_are_computed_in_their_compute_type<T: Storage>() {
             for activation in [Activation::None, Activation::Relu, Activation::Gelu] {
                 let what = format!("{level:?} {sizes:?} {activation:?}");
                 let epilogue = Epilogue::new().bias(&wide.bias[..]).residual(wide.residual()).activation(activation);
-                let expected = wide.run(wide.x(), wide.weight(), epilogue);
+                let expected = Operands::<T::Acc>::run(wide.x(), wide.weight(), epilogue);
                 let rounded: Vec<T> = expected.iter().map(|&value| T::from_acc(value)).collect();
                 let epilogue =
                     Epilogue::new().bias(&narrow.bias[..]).residual(narrow.residual()).activation(activation);
-                same(&narrow.run(narrow.x(), narrow.weight(), epilogue), &rounded, &what);
+                same(&Operands::<T>::run(narrow.x(), narrow.weight(), epilogue), &rounded, &what);
                 let mut panels = Vec::new();
                 let layer = layer(&mut panels, narrow.weight(), Some(&wide.bias), activation);
                 let mut found = vec![T::Acc::ZERO; m * n];
@@ -475,7 +477,7 @@ fn shapes_that_do_not_fit_are_errors_that_print_both() {
 #[cfg(feature = "std")]
 mod stacks {
     use super::*;
-    use polyglot_bridge::{Layer, RowOperation, Sequential, Wide};
+    use polyglot_bridge::{Compute, Layer, RowOperation, Sequential, Wide};
 
     /// One layer after the other, each on all rows.
     fn one_by_one<T: Float>(layers: &[Box<dyn Layer<T> + '_>], x: Matrix<'_, T>) -> Vec<T> {
