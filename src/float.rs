@@ -306,14 +306,12 @@ macro_rules! half {
 
             #[inline(always)]
             fn load<S: Simd>(simd: S, source: &[Self]) -> Lanes<S, Self> {
-                use half::slice::HalfFloatSliceExt;
-                crate::simd::$widen(simd, source.reinterpret_cast())
+                crate::simd::$widen(simd, crate::simd::bits(source))
             }
 
             #[inline(always)]
             fn store<S: Simd>(lanes: Lanes<S, Self>, target: &mut [Self]) {
-                use half::slice::HalfFloatSliceExt;
-                crate::simd::$narrow::<S>(lanes, target.reinterpret_cast_mut());
+                crate::simd::$narrow::<S>(lanes, crate::simd::bits_mut(target));
             }
 
             entry_points!();

@@ -4,6 +4,7 @@
 
 use core::any::TypeId;
 use core::mem::{size_of, transmute_copy};
+use core::ops::Range;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 pub use fearless_simd::{Level, Simd};
@@ -138,6 +139,39 @@ pub(crate) unsafe fn stream<S: Simd, T: Float>(lanes: Lanes<S, T>, target: *mut 
     }
 }
 
+/// Writes these lanes, which are not a whole vector, past the cache, one by one; into it where the CPU cannot do that.
+///
+/// # Safety
+///
+/// `part` is within the vector, and `target` is valid for writes of as many elements.
+#[inline(always)]
+pub(crate) unsafe fn stream_part<S: Simd, T: Float>(lanes: Lanes<S, T>, part: Range<usize>, target: *mut T) {
+    if part.is_empty() {
+        return;
+    }
+    let mut values = [T::ZERO; MAX_LANES];
+    T::store::<S>(lanes, &mut values[..Lanes::<S, T>::LEN]);
+    for index in 0..part.len() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (source, target) = (values.as_ptr().add(part.start + index), target.add(index));
+            #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+            {
+                use core::arch::x86_64::{_mm_stream_si32, _mm_stream_si64};
+                match size_of::<T>() {
+                    8 if is_plain::<T>() => _mm_stream_si64(target.cast(), source.cast::<i64>().read_unaligned()),
+                    4 if is_plain::<T>() => _mm_stream_si32(target.cast(), source.cast::<i32>().read_unaligned()),
+                    _ => *target = *source,
+                }
+            }
+            #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2")))]
+            {
+                *target = *source;
+            }
+        }
+    }
+}
+
 /// Makes what [`stream`] wrote visible to other threads before anything that this thread writes later.
 #[inline(always)]
 pub(crate) fn finish_stores() {
@@ -223,16 +257,16 @@ pub(crate) const HAS_VECTORS: bool = cfg!(any(
     all(target_arch = "wasm32", target_feature = "simd128")
 ));
 
-/// Vectors that functions of many steps work on together: two keep a CPU busy that starts several instructions at once.
-/// Others have no registers to spare.
+/// Vectors that functions of many steps work on together where their results are summed as well: two keep a CPU busy
+/// that starts several instructions at once. Others have no registers to spare.
 pub(crate) const IN_STEP: usize = if HAS_VECTORS { 2 } else { 1 };
+
+/// The same where results are only stored: a CPU's window is full of two, so that fewer constants fetched for each help.
+pub(crate) const MAPPED_IN_STEP: usize = if HAS_VECTORS { 4 } else { 1 };
 
 /// Independent accumulators of a sum, a power of two: enough to hide the latency of an addition. Where there are no
 /// vectors, the lanes of the fallback's are as many already, and more are for shorter loops.
 pub(crate) const SUMS: usize = if HAS_VECTORS { 4 } else { 2 };
-
-/// The same for sums of what takes many steps, of which each accumulator has a copy.
-pub(crate) const SUMS_OF_STEPS: usize = if HAS_VECTORS { 4 } else { 1 };
 
 /// What the FPU of a Cortex-M4F, and of its successors, has instructions for and core no functions. By way of integer
 /// registers, since the compiler lets no program name the registers of an FPU for single precision alone.
@@ -296,13 +330,34 @@ pub(crate) fn narrow_one(value: f32) -> half::f16 {
 }
 
 #[cfg(feature = "f16")]
-pub(crate) use sixteen_bits::{narrow_bf16, narrow_f16, widen_bf16, widen_f16};
+pub(crate) use sixteen_bits::{bits, bits_mut, narrow_bf16, narrow_f16, widen_bf16, widen_f16};
 
 #[cfg(feature = "f16")]
 mod sixteen_bits {
+    use core::slice;
+
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     use fearless_simd::Level;
     use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat};
+
+    /// A float of sixteen bits, transparent over them.
+    pub(crate) trait SixteenBits: Copy {}
+    impl SixteenBits for half::f16 {}
+    impl SixteenBits for half::bf16 {}
+
+    /// The bits of each value. `half` has a function for it, which is called for each vector instead of inlined.
+    #[inline(always)]
+    pub(crate) fn bits<T: SixteenBits>(values: &[T]) -> &[u16] {
+        // SAFETY: a `SixteenBits` is a `u16`, and takes any bits.
+        unsafe { slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+    }
+
+    /// The bits of each value, to write.
+    #[inline(always)]
+    pub(crate) fn bits_mut<T: SixteenBits>(values: &mut [T]) -> &mut [u16] {
+        // SAFETY: as above.
+        unsafe { slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
+    }
 
     /// binary16 to f32, one vector. Every value is exact; a NaN stays a NaN.
     #[inline(always)]
@@ -342,10 +397,10 @@ mod sixteen_bits {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         match fearless_simd::ExtractToken::token(&lanes).level() {
             Level::Avx2(avx2) => {
-                return target.copy_from_slice(&x86::narrow_8(avx2, first(lanes.as_slice())));
+                return put(target, x86::narrow_8(avx2, first(lanes.as_slice())));
             }
             Level::Avx512(avx512) => {
-                return target.copy_from_slice(&x86::narrow_16(avx512, first(lanes.as_slice())));
+                return put(target, x86::narrow_16(avx512, first(lanes.as_slice())));
             }
             _ => {}
         }
@@ -413,6 +468,15 @@ mod sixteen_bits {
     #[inline(always)]
     fn first<T: Copy + Default, const N: usize>(source: &[T]) -> [T; N] {
         source.first_chunk().copied().unwrap_or([T::default(); N])
+    }
+
+    /// Writes `values` to the first places of `target`: a plain copy once the length is known.
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    #[inline(always)]
+    fn put<T, const N: usize>(target: &mut [T], values: [T; N]) {
+        if let Some(target) = target.first_chunk_mut() {
+            *target = values;
+        }
     }
 
     /// The conversions that the CPU has instructions for.

@@ -773,26 +773,26 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
         self.map_beside(simd, others, f);
     }
 
-    /// Replaces each element x by f(x), [`IN_STEP`](simd::IN_STEP) vectors at a time: for functions of many steps. There is one copy of
-    /// `f`, which the ends of the row share with the rest.
+    /// Replaces each element x by f(x), [`MAPPED_IN_STEP`](simd::MAPPED_IN_STEP) vectors at a time: for functions of many steps.
+    /// There is one copy of `f`, which the ends of the row share with the rest.
     #[inline(always)]
     pub(crate) fn map_in_step<S: Simd>(
         &mut self,
         simd: S,
-        f: impl Fn([Lanes<S, T>; simd::IN_STEP]) -> [Lanes<S, T>; simd::IN_STEP],
+        f: impl Fn([Lanes<S, T>; simd::MAPPED_IN_STEP]) -> [Lanes<S, T>; simd::MAPPED_IN_STEP],
     ) {
         let lanes = Lanes::<S, T>::LEN;
         let stream = self.stream && simd::can_stream::<S, U>();
-        let mut input = [T::ZERO; simd::IN_STEP * MAX_LANES];
-        let mut output = [U::ZERO; simd::IN_STEP * MAX_LANES];
+        let mut input = [T::ZERO; simd::MAPPED_IN_STEP * MAX_LANES];
+        let mut output = [U::ZERO; simd::MAPPED_IN_STEP * MAX_LANES];
         let mut index = 0;
         let mut count = if stream { simd::until_aligned::<S, U>(self.target) } else { 0 };
         while index < self.len {
             if count == 0 {
-                count = simd::IN_STEP * lanes;
+                count = simd::MAPPED_IN_STEP * lanes;
             }
             count = count.min(self.len - index);
-            let whole = count == simd::IN_STEP * lanes;
+            let whole = count == simd::MAPPED_IN_STEP * lanes;
             // SAFETY: index + count <= self.len; less than a block goes by way of `input` and `output`, which hold one;
             // what is streamed is aligned, since the first block ends where the target is.
             unsafe {
@@ -804,18 +804,18 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
                     }
                     input.as_ptr()
                 };
-                let mut vectors = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); simd::IN_STEP];
+                let mut vectors = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); simd::MAPPED_IN_STEP];
                 for (part, vector) in vectors.iter_mut().enumerate() {
                     *vector = T::load(simd, slice::from_raw_parts(source.add(part * lanes), lanes));
                 }
                 let results = f(vectors);
                 if whole && stream {
-                    for part in 0..simd::IN_STEP {
+                    for part in 0..simd::MAPPED_IN_STEP {
                         simd::stream::<S, U>(results[part], self.target.add(index + part * lanes));
                     }
                 } else {
                     let target = if whole { self.target.add(index) } else { output.as_mut_ptr() };
-                    for part in 0..simd::IN_STEP {
+                    for part in 0..simd::MAPPED_IN_STEP {
                         U::store::<S>(results[part], slice::from_raw_parts_mut(target.add(part * lanes), lanes));
                     }
                     if !whole {
@@ -858,16 +858,19 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
             let last = if len.is_multiple_of(lanes) { None } else { Some(at(self, len - lanes)) };
             let mut index = 0;
             if self.stream && simd::can_stream::<S, U>() {
-                // All that lies before the first aligned place, and more.
-                let first = at(self, 0);
-                self.store::<S>(first, 0);
                 index = simd::until_aligned::<S, U>(self.target);
+                // A line that is written in the cache and past it is waited for, so the ends go past it as well.
+                let first = at(self, 0);
+                simd::stream_part::<S, U>(first, 0..index, self.target);
                 while index + lanes <= len {
+                    // What is to come next has time to arrive while these stores wait for memory.
+                    ask_ahead(self.source, len, index);
                     simd::stream::<S, U>(at(self, index), self.target.add(index));
                     index += lanes;
                 }
-                // What is left is shorter than a vector, but more than `last` where the start was not aligned.
-                index = len - lanes;
+                let end = at(self, len - lanes);
+                simd::stream_part::<S, U>(end, lanes - (len - index)..lanes, self.target.add(index));
+                return;
             }
             while index + lanes <= len {
                 let result = at(self, index);
@@ -881,46 +884,71 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
     }
 
     /// Replaces each element x by f(x) and sums what f gave, before it was rounded to be stored. The order of the sum
-    /// is fixed by the length: see [`Tree`].
+    /// is fixed by the length: see [`Tree`]. `f` takes several vectors at a time, so that they go in step.
     #[inline(always)]
-    pub(crate) fn map_sum<S: Simd>(&mut self, simd: S, f: impl Fn(Lanes<S, T>) -> Lanes<S, T>) -> Lanes<S, T> {
+    pub(crate) fn map_sum<S: Simd>(
+        &mut self,
+        simd: S,
+        f: impl Fn([Lanes<S, T>; simd::IN_STEP]) -> [Lanes<S, T>; simd::IN_STEP],
+    ) -> Lanes<S, T> {
         let lanes = Lanes::<S, T>::LEN;
         let zero = Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0));
-        let rest = self.len % lanes;
-        // Before the loop, which in place overwrites what this reads.
-        let last = if rest == 0 { None } else { Some(f(self.row().last(simd))) };
-        let end = last.map(
+        let (vectors, rest) = (self.len / lanes, self.len % lanes);
+        let add = inlined(
             #[inline(always)]
-            |value| self.row().is_last(simd).select(value, zero),
+            |a: Lanes<S, T>, b: Lanes<S, T>| a + b,
         );
-        let sum = Tree::run::<{ simd::SUMS_OF_STEPS }>(
-            self.len / lanes,
+        // Before the loop, which in place overwrites what this reads.
+        let last = if rest == 0 { zero } else { self.row().last(simd) };
+        let mut tree = Tree::new();
+        let mut sum = tree.in_step(
+            vectors,
             zero,
             #[inline(always)]
             |vector| {
-                // SAFETY: vector < len / lanes.
+                let mut values = [zero; simd::IN_STEP];
+                ask_ahead(self.source, self.len, vector * lanes);
+                ask_ahead(self.target.cast_const(), self.len, vector * lanes);
+                // SAFETY: the vectors are among the whole ones.
                 unsafe {
-                    let value = f(self.load(simd, vector * lanes));
-                    self.store::<S>(value, vector * lanes);
-                    value
+                    for part in 0..simd::IN_STEP {
+                        values[part] = self.load(simd, (vector + part) * lanes);
+                    }
+                    values = f(values);
+                    for part in 0..simd::IN_STEP {
+                        self.store::<S>(values[part], (vector + part) * lanes);
+                    }
                 }
+                values
             },
-            end,
-            #[inline(always)]
-            |a, b| a + b,
-            CHAIN,
+            &add,
         );
-        if let Some(last) = last {
-            // SAFETY: a vector where there is one, else as many elements as there are.
+        let left = vectors % simd::IN_STEP;
+        if left != 0 || rest != 0 {
+            let first = vectors - left;
+            let mut values = [last; simd::IN_STEP];
+            // SAFETY: whole vectors, and a vector to end with where there is one, else as many elements as there are.
             unsafe {
-                if self.len < lanes {
-                    self.store_first::<S>(last, rest);
-                } else {
-                    self.store::<S>(last, self.len - lanes);
+                for part in 0..left {
+                    values[part] = self.load(simd, (first + part) * lanes);
+                }
+                values = f(values);
+                for part in 0..left {
+                    self.store::<S>(values[part], (first + part) * lanes);
+                    sum = add(sum, values[part]);
+                }
+                if rest != 0 {
+                    let last = values[simd::IN_STEP - 1];
+                    if self.len < lanes {
+                        self.store_first::<S>(last, rest);
+                    } else {
+                        self.store::<S>(last, self.len - lanes);
+                    }
+                    sum = add(sum, self.row().is_last(simd).select(last, zero));
                 }
             }
         }
-        sum
+        tree.finish_with(sum, &add)
     }
 
     /// The part with these columns, cut to what there is.
@@ -1000,7 +1028,68 @@ impl<T: Float> Row<'_, T> {
         term: impl Fn(Lanes<S, T>) -> A,
         combine: impl Fn(A, A) -> A,
     ) -> A {
-        self.fold_chains(simd, fill, neutral, term, combine, CHAIN)
+        self.fold_chains::<S, A, false>(simd, fill, neutral, term, combine, CHAIN)
+    }
+
+    /// The sum of what `terms` gives for the vectors of the row, several at a time, so that they go in step. Lanes past
+    /// the end read as `fill`, whose term must be zero.
+    #[inline(always)]
+    pub(crate) fn sum_in_step<S: Simd>(
+        &self,
+        simd: S,
+        fill: T::Acc,
+        terms: impl Fn([Lanes<S, T>; simd::IN_STEP]) -> [Lanes<S, T>; simd::IN_STEP],
+    ) -> Lanes<S, T> {
+        let lanes = Lanes::<S, T>::LEN;
+        let (vectors, rest) = (self.len / lanes, self.len % lanes);
+        let fills = Lanes::<S, T>::splat(simd, fill);
+        let add = inlined(
+            #[inline(always)]
+            |a: Lanes<S, T>, b: Lanes<S, T>| a + b,
+        );
+        let mut tree = Tree::new();
+        let mut sum = tree.in_step(
+            vectors,
+            Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)),
+            #[inline(always)]
+            |vector| {
+                let mut values = [fills; simd::IN_STEP];
+                for part in 0..simd::IN_STEP {
+                    // SAFETY: the vectors are among the whole ones.
+                    values[part] = unsafe { self.load(simd, (vector + part) * lanes) };
+                }
+                terms(values)
+            },
+            &add,
+        );
+        let left = vectors % simd::IN_STEP;
+        if left != 0 || rest != 0 {
+            let mut values = [fills; simd::IN_STEP];
+            for part in 0..left {
+                // SAFETY: the last of the whole vectors.
+                values[part] = unsafe { self.load(simd, (vectors - left + part) * lanes) };
+            }
+            if rest != 0 {
+                values[simd::IN_STEP - 1] = self.is_last(simd).select(self.last(simd), fills);
+            }
+            for term in terms(values) {
+                sum = add(sum, term);
+            }
+        }
+        tree.finish_with(sum, &add)
+    }
+
+    /// [`fold`](Row::fold) that asks for the row that follows in memory while it is at this one.
+    #[inline(always)]
+    pub(crate) fn fold_ahead<S: Simd, A: Copy>(
+        &self,
+        simd: S,
+        fill: T::Acc,
+        neutral: A,
+        term: impl Fn(Lanes<S, T>) -> A,
+        combine: impl Fn(A, A) -> A,
+    ) -> A {
+        self.fold_chains::<S, A, true>(simd, fill, neutral, term, combine, CHAIN)
     }
 
     /// [`fold`](Row::fold) for what rounds nothing, like the largest element: any order is as good.
@@ -1013,11 +1102,11 @@ impl<T: Float> Row<'_, T> {
         term: impl Fn(Lanes<S, T>) -> A,
         combine: impl Fn(A, A) -> A,
     ) -> A {
-        self.fold_chains(simd, fill, neutral, term, combine, usize::MAX)
+        self.fold_chains::<S, A, false>(simd, fill, neutral, term, combine, usize::MAX)
     }
 
     #[inline(always)]
-    fn fold_chains<S: Simd, A: Copy>(
+    fn fold_chains<S: Simd, A: Copy, const AHEAD: bool>(
         &self,
         simd: S,
         fill: T::Acc,
@@ -1038,6 +1127,9 @@ impl<T: Float> Row<'_, T> {
             neutral,
             #[inline(always)]
             |vector| {
+                if AHEAD {
+                    ask_ahead(self.source, self.len, vector * lanes);
+                }
                 // SAFETY: vector < len / lanes.
                 term(unsafe { self.load(simd, vector * lanes) })
             },
@@ -1171,7 +1263,55 @@ impl<A: Copy> Tree<A> {
             vector += 1;
         }
         let rest = combine(total(parts), rest);
-        if simd::HAS_VECTORS { tree.finish(rest, &combine) } else { tree.finish_apart(rest, &combine) }
+        tree.finish_with(rest, &combine)
+    }
+
+    /// The total of the vectors that no block was filled with; blocks are in the tree. For terms that are worth being
+    /// taken in step, N vectors at a time, which leave no registers for more accumulators than that, nor need them.
+    #[inline(always)]
+    fn in_step<const N: usize>(
+        &mut self,
+        vectors: usize,
+        neutral: A,
+        mut terms: impl FnMut(usize) -> [A; N],
+        combine: &impl Fn(A, A) -> A,
+    ) -> A {
+        let mut parts = [neutral; N];
+        let total = inlined(
+            #[inline(always)]
+            |parts: [A; N]| {
+                let mut total = parts[0];
+                for index in 1..N {
+                    total = combine(total, parts[index]);
+                }
+                total
+            },
+        );
+        let (mut vector, mut steps) = (0, 0);
+        while vector + N <= vectors {
+            let next = terms(vector);
+            for index in 0..N {
+                parts[index] = combine(parts[index], next[index]);
+            }
+            vector += N;
+            steps += 1;
+            if steps == if N == 1 { CHAIN } else { 4 * CHAIN / N } {
+                if simd::HAS_VECTORS {
+                    self.push(total(parts), combine);
+                } else {
+                    self.push_apart(total(parts), combine);
+                }
+                parts = [neutral; N];
+                steps = 0;
+            }
+        }
+        total(parts)
+    }
+
+    /// [`finish`](Tree::finish), inlined where there are vectors.
+    #[inline(always)]
+    fn finish_with(&mut self, total: A, combine: &impl Fn(A, A) -> A) -> A {
+        if simd::HAS_VECTORS { self.finish(total, combine) } else { self.finish_apart(total, combine) }
     }
 
     /// Adds the total of one more block.
@@ -1222,6 +1362,15 @@ impl<A: Copy> Tree<A> {
         // SAFETY: `push` wrote each slot below `depth`.
         unsafe { self.totals.get_unchecked(self.depth).assume_init() }
     }
+}
+
+/// Asks for what will be wanted after element `index` of a row of `len`: the same place of the row that follows in
+/// memory, most likely the next one, or of the next page. A CPU foresees neither: what it fetches of its own accord
+/// ends with a page, and is forgotten while a row is gone over once more.
+#[inline(always)]
+fn ask_ahead<T>(row: *const T, len: usize, index: usize) {
+    const PAGE: usize = 4096;
+    simd::prefetch(row.wrapping_add(index + len.min(PAGE / size_of::<T>().max(1))));
 }
 
 /// Room for one row in the compute type, for kernels whose values between two passes must not be rounded.

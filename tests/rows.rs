@@ -27,6 +27,7 @@ for_each_type! {
     empty_matrices_are_legal => empty_matrices_are_legal_for,
     a_row_alone_gives_the_same_bits => a_row_alone_gives_the_same_bits_for,
     extreme_magnitudes_are_normalised => extreme_magnitudes_are_normalised_for,
+    subnormal_rows_are_normalised => subnormal_rows_are_normalised_for,
     long_rows_are_right => long_rows_are_right_for,
 }
 
@@ -407,6 +408,46 @@ fn extreme_magnitudes_are_normalised_for<T: Storage>() {
                     check_norm(&normalised(&wide, eps_rounded), (None, None), &found, &what);
                     rms_norm(&x[..], None, from_f64(eps), &mut found[..]).unwrap();
                     check_norm(&root_mean_square_normalised(&wide, eps_rounded), (None, None), &found, &what);
+                }
+            }
+        }
+    });
+}
+
+/// A few units of the smallest subnormal number there is, whose mean and squares no number of the type can hold.
+fn subnormal_rows_are_normalised_for<T: Storage>() {
+    let unit = power_of_two(T::LEAST_EXPONENT + 1 - T::DIGITS);
+    let tiny = if size_of::<T::Acc>() == 8 { 1e-200 } else { 1e-30 };
+    for_each_level(|level| {
+        let mut random = Random::new(10);
+        for cols in [2, 3, 7, 8, 9, 33, 1000] {
+            let units: Vec<f64> = (0..cols).map(|_| random.uniform(-7.0..9.0).round()).collect();
+            let x: Vec<T> = units.iter().map(|x| from_f64(x * unit)).collect();
+            let mean = units.iter().sum::<f64>() / cols as f64;
+            for (eps, center) in [(0.0, mean), (0.0, 0.0), (tiny, mean), (tiny, 0.0)] {
+                let mut found = vec![T::ZERO; cols];
+                if center == 0.0 {
+                    rms_norm(&x[..], None, from_f64(eps), &mut found[..]).unwrap();
+                } else {
+                    layer_norm(&x[..], None, None, from_f64(eps), &mut found[..]).unwrap();
+                }
+                // In units, or in f64, where the squares of units are nothing beside `eps`, without them.
+                let squares = units.iter().map(|x| (x - center).powi(2)).sum::<f64>() / cols as f64;
+                let eps = to_f64(from_f64::<T::Acc>(eps));
+                let (unit, root) = match eps / unit / unit {
+                    eps if eps.is_finite() => (1.0, (squares + eps).sqrt()),
+                    _ => (unit, eps.sqrt()),
+                };
+                for (x, &found) in units.iter().zip(&found) {
+                    // In this order: the unit's own multiples are rounded.
+                    let right = (x - center) * (unit / root);
+                    let bound = 40.0 * compute_roundoff::<T>() * 16.0 * (unit / root) + T::half_ulp(right);
+                    let error = (to_f64(found) - right).abs();
+                    assert!(
+                        error <= bound || root == 0.0,
+                        "{} {level:?} {cols}, eps {eps:e}: {found:?}, not {right:e}",
+                        T::NAME
+                    );
                 }
             }
         }

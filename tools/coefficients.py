@@ -79,14 +79,6 @@ def exponential(r):
     return (mpmath.expm1(r) - r) / r**2 if abs(r) > mpf("1e-8") else mpf(1) / 2 + r / 6
 
 
-def tangent(z):
-    """(tanh x - x) / x^3, z = x^2"""
-    if z < mpf("1e-12"):
-        return -mpf(1) / 3 + 2 * z / 15
-    x = mpmath.sqrt(z)
-    return (mpmath.tanh(x) / x - 1) / z
-
-
 def error_function(z):
     """erf(x) / x - 1, z = x^2"""
     if z < mpf("1e-12"):
@@ -141,9 +133,6 @@ def main():
     for (kind, digits), count in zip(KINDS, (5, 10)):
         show("EXP", kind, exponential, lambda r: abs(r * r / mpmath.expm1(r)) if abs(r) > mpf("1e-6") else abs(r) + TINY,
              -half, half, count, digits)
-    for (kind, digits), count in zip(KINDS, (5, 11)):
-        show("TANH", kind, tangent, lambda z: (z + mpf("1e-9")) * relative(mpmath.tanh)(z), 0, mpf("0.55") ** 2, count,
-             digits)
     for (kind, digits), count in zip(KINDS, (6, 11)):
         show("ERF", kind, error_function, relative(mpmath.erf), 0, mpf("0.8") ** 2, count, digits)
     for (kind, digits), count in zip(KINDS, (3, 7)):

@@ -18,6 +18,8 @@ pub trait Constants: SimdFloatElement + 'static {
     /// Bits of a mantissa, without the leading one.
     const MANTISSA_BITS: u32;
     const EXPONENT_BIAS: Self;
+    /// The sign's bit.
+    const SIGN: Self::Bits;
     /// Keeps so few bits of a number that its product with [`GELU_TANH_HIGH`](Constants::GELU_TANH_HIGH) is exact.
     const UPPER_HALF: Self::Bits;
 
@@ -48,10 +50,6 @@ pub trait Constants: SimdFloatElement + 'static {
 
     /// From here on tanh x rounds to 1.
     const TANH_MAX: Self;
-    /// Where tanh is a polynomial, and above it not: tanh x is about a half.
-    const TANH_NEAR: Self;
-    /// (tanh x - x) / x^3 in x^2, for |x| <= [`TANH_NEAR`](Constants::TANH_NEAR)
-    const TANH: &'static [Self];
 
     /// From here on erf x rounds to 1.
     const ERF_MAX: Self;
@@ -100,6 +98,7 @@ impl Constants for f32 {
 
     const MANTISSA_BITS: u32 = 23;
     const EXPONENT_BIAS: f32 = 127.0;
+    const SIGN: u32 = 1 << 31;
     const UPPER_HALF: u32 = 0xffff_f000;
 
     const ROUND: f32 = 12582912.0;
@@ -118,10 +117,6 @@ impl Constants for f32 {
     const SIGMOID_ONE: f32 = 1.0 / 1099511627776.0;
 
     const TANH_MAX: f32 = 10.0;
-    const TANH_NEAR: f32 = 0.55;
-    // 2^-29.8
-    const TANH: &'static [f32] =
-        &[-0.00627423660926, 0.0210716769691, -0.053852309409, 0.133325861342, -0.333333175596];
 
     const ERF_MAX: f32 = 4.0;
     const ERF_NEAR: f32 = 0.8;
@@ -173,6 +168,7 @@ impl Constants for f64 {
 
     const MANTISSA_BITS: u32 = 52;
     const EXPONENT_BIAS: f64 = 1023.0;
+    const SIGN: u64 = 1 << 63;
     const UPPER_HALF: u64 = 0xffff_ffff_f800_0000;
 
     const ROUND: f64 = 6755399441055744.0;
@@ -202,21 +198,6 @@ impl Constants for f64 {
     const SIGMOID_ONE: f64 = 1.0 / 1267650600228229401496703205376.0;
 
     const TANH_MAX: f64 = 20.0;
-    const TANH_NEAR: f64 = 0.55;
-    // 2^-60.6
-    const TANH: &'static [f64] = &[
-        -0.000019494706512517159934,
-        0.000083316488649795460447,
-        -0.00023338160239042373275,
-        0.00058844450455518148018,
-        -0.0014555428512656884951,
-        0.0035920920314805793874,
-        -0.0088632326015658299367,
-        0.021869488385864849132,
-        -0.053968253963760975386,
-        0.13333333333326621519,
-        -0.3333333333333329842,
-    ];
 
     const ERF_MAX: f64 = 6.0;
     const ERF_NEAR: f64 = 0.8;

@@ -18,8 +18,14 @@ impl<S: Simd, C: Compute, const N: usize> Parts<S, C, N> {
     /// Of e^x * 2^offset, where that power of two is a normal number: the caller sees to it.
     #[inline(always)]
     pub(super) fn new(x: Several<S, C, N>, offset: C) -> Self {
-        let (count, n) = multiples_of_ln_2(x, C::EXPONENT_BIAS + offset);
-        let r = n.mul_add(n.splat(-C::LN_2_HIGH), x);
+        Self::of_multiple(x, C::ONE, offset)
+    }
+
+    /// Of e^(factor x) * 2^offset, likewise; the product must be exact.
+    #[inline(always)]
+    pub(super) fn of_multiple(x: Several<S, C, N>, factor: C, offset: C) -> Self {
+        let (count, n) = multiples_of_ln_2(x, factor, C::EXPONENT_BIAS + offset);
+        let r = n.mul_add(n.splat(-C::LN_2_HIGH), x * factor);
         let r = n.mul_add(n.splat(-C::LN_2_LOW), r);
         Self { power: power_of_two(count), rest: expm1_near_zero(r) }
     }
@@ -32,7 +38,7 @@ impl<S: Simd, C: Compute, const N: usize> Parts<S, C, N> {
         for term in high {
             sum = sum + term;
         }
-        let (count, n) = multiples_of_ln_2(sum, C::EXPONENT_BIAS + offset);
+        let (count, n) = multiples_of_ln_2(sum, C::ONE, C::EXPONENT_BIAS + offset);
         let low = n.mul_add(n.splat(-C::LN_2_LOW), low);
         let [first, rest @ ..] = &high[..] else { return Self::new(low, offset) };
         let mut r = n.mul_add(n.splat(-C::LN_2_HIGH), *first);
@@ -49,14 +55,15 @@ impl<S: Simd, C: Compute, const N: usize> Parts<S, C, N> {
     }
 }
 
-/// The integer n nearest to x / ln 2, and before it a number whose lowest bits are n + `offset`.
+/// The integer n nearest to factor x / ln 2, and before it a number whose lowest bits are n + `offset`.
 #[inline(always)]
 fn multiples_of_ln_2<S: Simd, C: Compute, const N: usize>(
     x: Several<S, C, N>,
+    factor: C,
     offset: C,
 ) -> (Several<S, C, N>, Several<S, C, N>) {
     let round = x.splat(C::ROUND + offset);
-    let count = x.mul_add(x.splat(C::LOG2_E), round);
+    let count = x.mul_add(x.splat(factor * C::LOG2_E), round);
     (count, count - round)
 }
 
@@ -79,7 +86,7 @@ fn expm1_near_zero<S: Simd, C: Compute, const N: usize>(r: Several<S, C, N>) -> 
 #[inline(always)]
 pub(super) fn exp<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
     let x = x.at_least(C::EXP_MIN).at_most(C::EXP_MAX);
-    let (count, n) = multiples_of_ln_2(x, C::EXPONENT_BIAS + C::EXPONENT_BIAS);
+    let (count, n) = multiples_of_ln_2(x, C::ONE, C::EXPONENT_BIAS + C::EXPONENT_BIAS);
     let r = n.mul_add(n.splat(-C::LN_2_HIGH), x);
     let r = n.mul_add(n.splat(-C::LN_2_LOW), r);
     let rest = expm1_near_zero(r);
@@ -100,5 +107,11 @@ pub(super) fn exp<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> S
 #[inline(always)]
 pub(crate) fn exp_nonpositive<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
     // The power of two has to be a normal number, so it is kept too high until a last multiplication, which rounds.
-    Parts::new(x.at_least(C::EXP_MIN), C::TINY_EXPONENT).product() * C::TINY
+    raised_exp(x) * C::TINY
+}
+
+/// e^x / [`TINY`](super::Constants::TINY) where x <= 0: for what is divided by a sum of the same.
+#[inline(always)]
+pub(crate) fn raised_exp<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
+    Parts::new(x.at_least(C::EXP_MIN), C::TINY_EXPONENT).product()
 }

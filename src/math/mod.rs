@@ -103,7 +103,7 @@ pub fn gelu_tanh<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
 
 /// The same functions over several vectors, for whole arrays.
 pub(crate) mod wide {
-    pub(crate) use super::exponential::exp_nonpositive;
+    pub(crate) use super::exponential::{exp_nonpositive, raised_exp};
     pub(crate) use super::normal::gelu;
     pub(crate) use super::sigmoid::{gelu_tanh, sigmoid, silu};
     pub(crate) use super::tanh::tanh;

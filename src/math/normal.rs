@@ -32,7 +32,7 @@ pub(crate) fn erf<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> S
     let e = Parts::of_sum([-square, scaled * -C::HALF], log_tail(scaled), C::ZERO);
     let far = x.splat(C::ONE) - e.product();
 
-    size.choose(C::ERF_NEAR, near, far).copysign(x)
+    size.choose(C::ERF_NEAR, near, far).with_sign_of(x)
 }
 
 /// ln(2 Phi(-x)) + x^2 / 2 + x / 2 for x >= 0: what is left of the logarithm of the normal distribution's tail without

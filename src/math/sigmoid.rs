@@ -10,7 +10,7 @@ use crate::float::Compute;
 #[inline(always)]
 pub(crate) fn sigmoid<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
     let x = x.at_least(C::EXP_MIN).at_most(C::SIGMOID_MAX);
-    reciprocal(Parts::new(-x, C::SIGMOID_EXPONENT))
+    reciprocal(Parts::of_multiple(x, -C::ONE, C::SIGMOID_EXPONENT))
 }
 
 /// 1 / (1 + e), e given as its parts times 2^[`SIGMOID_EXPONENT`](super::Constants::SIGMOID_EXPONENT), a factor that
@@ -27,7 +27,7 @@ fn reciprocal<S: Simd, C: Compute, const N: usize>(e: Parts<S, C, N>) -> Several
 pub(crate) fn silu<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
     // Cut off below, where the result is zero already, so that minus infinity times zero does not arise.
     let x = x.at_least(C::EXP_MIN);
-    x * reciprocal(Parts::new(-x.at_most(C::SIGMOID_MAX), C::SIGMOID_EXPONENT))
+    x * reciprocal(Parts::of_multiple(x.at_most(C::SIGMOID_MAX), -C::ONE, C::SIGMOID_EXPONENT))
 }
 
 /// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2

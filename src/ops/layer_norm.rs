@@ -389,16 +389,17 @@ fn layer_norm_row_in_few_passes<S: Simd, X: Float<Acc = T::Acc>, T: Float, const
 ) -> bool {
     let mut center = row.row().mean_of_some(scale);
     let mut passes = 0;
-    let (shift, variance) = loop {
-        let Moments { shift, variance, .. } = Moments::around::<S, X, SCALED>(simd, row.row(), scale, center);
+    let moments = loop {
+        let moments = Moments::around::<S, X, SCALED>(simd, row.row(), scale, center);
         passes += 1;
         // Where the guess was unlike the row, each pass comes nearer.
-        if shift * shift <= variance || passes == 4 {
-            break (shift, variance);
+        if moments.shift * moments.shift <= moments.variance || passes == 4 {
+            break moments;
         }
-        center += shift;
+        center = moments.center + moments.shift;
     };
-    if !SCALED && !(shift * shift <= variance && is_safe(variance, eps)) {
+    let Moments { center, shift, variance, .. } = moments;
+    if !SCALED && !(shift * shift <= variance && is_safe(variance, eps) && moments.has_center()) {
         return false;
     }
     let factor = reciprocal_root(variance, eps * scale * scale);
@@ -518,10 +519,10 @@ impl<C: Compute> Moments<C> {
                 if is_second || is_near {
                     break moments;
                 }
-                center += moments.shift;
+                center = moments.center + moments.shift;
                 is_second = true;
             };
-            if scale != one || is_safe(moments.variance, eps) {
+            if scale != one || is_safe(moments.variance, eps) && moments.has_center() {
                 return moments;
             }
             scale = rescale::<S, T>(simd, row, eps);
@@ -531,17 +532,28 @@ impl<C: Compute> Moments<C> {
         }
     }
 
+    /// Whether the center has all its digits, or the spread is so large that it needs none.
+    #[inline(always)]
+    fn has_center(&self) -> bool {
+        let least = C::min_positive_value() / C::epsilon();
+        self.variance >= least || self.center.abs() >= least
+    }
+
     /// With `SCALED` the row is multiplied by `scale`; without, `scale` is one.
     #[inline(always)]
     fn around<S: Simd, T: Float<Acc = C>, const SCALED: bool>(simd: S, row: Row<'_, T>, scale: C, center: C) -> Self {
         let zero = C::from_f64(0.0);
         let zeros = C::Lanes::<S>::splat(simd, zero);
         let count = C::from_count(row.len());
+        // What lanes past the end read as must be the center exactly, so that nothing is left of them: where the row is
+        // subnormal, that has fewer digits. The shift makes up for it.
+        let fill = center / scale;
+        let center = fill * scale;
         let scales = C::Lanes::<S>::splat(simd, scale);
         let centers = C::Lanes::<S>::splat(simd, center);
-        let (sum, squares) = row.fold(
+        let (sum, squares) = row.fold_ahead(
             simd,
-            center / scale,
+            fill,
             (zeros, zeros),
             #[inline(always)]
             |x| {
@@ -562,7 +574,7 @@ impl<C: Compute> Moments<C> {
 #[inline(always)]
 fn mean_square<S: Simd, T: Float>(simd: S, row: Row<'_, T>, scale: T::Acc) -> T::Acc {
     let zero = T::Acc::from_f64(0.0);
-    row.fold(
+    row.fold_ahead(
         simd,
         zero,
         Lanes::<S, T>::splat(simd, zero),

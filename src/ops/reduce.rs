@@ -98,7 +98,7 @@ fn sum_part<T: Float>(values: &[T]) -> f64 {
 #[inline(always)]
 fn sum_row<S: Simd, T: Float>(simd: S, row: Row<'_, T>) -> f64 {
     let zeros = S::f64s::splat(simd, 0.0);
-    row.fold(
+    row.fold_ahead(
         simd,
         T::Acc::from_f64(0.0),
         zeros,

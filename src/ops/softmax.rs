@@ -5,10 +5,10 @@ use num_traits::Float as _;
 
 use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes};
-use crate::math;
+use crate::math::{self, Constants as _, Several};
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, Scratch, inlined};
+use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, Scratch};
 
 /// What one element costs on one core, in nanoseconds.
 const COST: f32 = 0.6;
@@ -133,13 +133,14 @@ pub(crate) fn log_softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
 fn softmax_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, scratch: &mut Scratch<T::Acc>) {
     let one = T::Acc::from_f64(1.0);
     let max = max::<S, T>(simd, row.row());
-    let exp = inlined(
-        #[inline(always)]
-        |x: Lanes<S, T>| math::exp_nonpositive::<S, T::Acc>(simd, x - max),
-    );
     match scratch.between(row) {
         Ok((mut forth, mut back)) => {
-            let scale = one / forth.map_sum(simd, exp).reduce_sum();
+            let sum = forth.map_sum(
+                simd,
+                #[inline(always)]
+                |x| exp_below::<S, T, _>(simd, x, max),
+            );
+            let scale = one / sum.reduce_sum();
             back.map::<S, T, 0>(
                 simd,
                 [],
@@ -148,12 +149,17 @@ fn softmax_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, scratch: &mut Scra
             );
         }
         Err(mut row) => {
-            let scale = one / sum_of_exp::<S, T>(simd, row.row(), exp);
-            row.map::<S, T, 0>(
+            let scale = one / sum_of_exp::<S, T>(simd, row.row(), max);
+            row.map_in_step(
                 simd,
-                [],
                 #[inline(always)]
-                |x, []| exp(x) * scale,
+                |x| {
+                    let mut e = exp_below::<S, T, _>(simd, x, max);
+                    for part in 0..e.len() {
+                        e[part] *= scale;
+                    }
+                    e
+                },
             );
         }
     }
@@ -162,13 +168,8 @@ fn softmax_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, scratch: &mut Scra
 #[inline(always)]
 fn log_softmax_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>) {
     let max = max::<S, T>(simd, row.row());
-    let sum = sum_of_exp::<S, T>(
-        simd,
-        row.row(),
-        #[inline(always)]
-        |x| math::exp_nonpositive::<S, T::Acc>(simd, x - max),
-    );
-    let log = math::ln::<S, T::Acc>(simd, Lanes::<S, T>::splat(simd, sum));
+    let sum = sum_of_exp::<S, T>(simd, row.row(), max);
+    let log = math::ln::<S, T::Acc>(simd, Lanes::<S, T>::splat(simd, sum * T::Acc::TINY));
     row.map::<S, T, 0>(
         simd,
         [],
@@ -193,15 +194,22 @@ fn max<S: Simd, T: Float>(simd: S, row: Row<'_, T>) -> T::Acc {
     .reduce_max()
 }
 
+/// e^(x - max), times a factor that is common to all.
 #[inline(always)]
-fn sum_of_exp<S: Simd, T: Float>(simd: S, row: Row<'_, T>, exp: impl Fn(Lanes<S, T>) -> Lanes<S, T>) -> T::Acc {
-    row.fold(
+fn exp_below<S: Simd, T: Float, const N: usize>(simd: S, mut x: [Lanes<S, T>; N], max: T::Acc) -> [Lanes<S, T>; N] {
+    for part in 0..N {
+        x[part] -= max;
+    }
+    math::wide::raised_exp(Several::<S, T::Acc, N>::new(simd, x)).lanes()
+}
+
+#[inline(always)]
+fn sum_of_exp<S: Simd, T: Float>(simd: S, row: Row<'_, T>, max: T::Acc) -> T::Acc {
+    row.sum_in_step(
         simd,
         T::Acc::neg_infinity(),
-        Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)),
-        exp,
         #[inline(always)]
-        |a, b| a + b,
+        |x| exp_below::<S, T, _>(simd, x, max),
     )
     .reduce_sum()
 }
