@@ -431,6 +431,31 @@ fn f64_vectors_are_within_the_bounds() {
     });
 }
 
+/// Just below zero sigmoid's results lie just below 1/2, where a unit is half as long as above: of all stretches the one
+/// where errors come nearest to the bound. The reference is the series, less its first term, which can be taken off
+/// exactly.
+#[test]
+fn sigmoid_just_below_one_half_is_within_the_bound() {
+    const UNIT: f64 = f64::EPSILON / 4.0;
+    for_each_level(|level| {
+        let mut random = Random::new(11);
+        let inputs: Vec<f64> =
+            (0..100_000).map(|_| -power_of_two(-6 - random.below(12) as i32) * random.unit()).collect();
+        let mut results = inputs.clone();
+        apply("sigmoid", &mut results);
+        let mut worst = (0.0, 0.0);
+        for (&x, &found) in inputs.iter().zip(&results) {
+            let square = x * x;
+            let right = x * (0.25 - square * (1.0 / 48.0 - square * (1.0 / 480.0 - square * 17.0 / 80640.0)));
+            let error = ((found - 0.5) - right).abs() / UNIT;
+            worst = if error > worst.0 { (error, x) } else { worst };
+        }
+        println!("f64 sigmoid {level:?}: {:.4} ULP at {:e}", worst.0, worst.1);
+        // The reference is rounded itself, to a hundredth of a unit.
+        assert!(worst.0 <= 2.01, "{level:?}: {} ULP at {:e}", worst.0, worst.1);
+    });
+}
+
 /// The cheaper exponential is bound like the other one, where it is defined.
 #[test]
 fn exp_nonpositive_is_as_exact_as_exp() {

@@ -142,7 +142,7 @@ fn check_row<T: Number>(right: &Right, rms: bool, affine: (Option<&[T]>, Option<
             continue;
         }
         let scale = if rms { normal.abs() } else { normal.abs() + 1.0 };
-        let bound = steps * roundoff * (scale * weight.abs() + bias.abs()) + (2.0 + weight.abs()) * least::<T>();
+        let bound = steps * roundoff * (scale * weight.abs() + bias.abs()) + (2.0 + 2.0 * weight.abs()) * least::<T>();
         assert_close(value, product + bias, bound, || {
             format!("{what} column {col}: {normal:e} * {weight:e} + {bias:e}")
         });

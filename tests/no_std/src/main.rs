@@ -1,9 +1,12 @@
 //! Shows that the crate needs neither std nor an allocator: this program has neither, links and runs.
 //!
 //! A dependency that needed std would bring a second panic handler (E0152); one that needed alloc would ask for a
-//! global allocator. The exit code is 0 where the results are right, else the number of the check that failed.
+//! global allocator. The exit code is 0 where the results are right, else the number of the check that failed. What it
+//! prints are the results' bits, for tests/same_bits.rs to compare.
 #![no_std]
 #![no_main]
+
+mod bits;
 
 use core::arch::{asm, naked_asm};
 
@@ -26,6 +29,13 @@ extern "C" fn run() -> ! {
 }
 
 fn checks() -> Result<u8, ShapeError> {
+    print_bits::<f32>("f32 ")?;
+    print_bits::<f64>("f64 ")?;
+    #[cfg(feature = "f16")]
+    {
+        print_bits::<half::f16>("f16 ")?;
+        print_bits::<half::bf16>("bf16 ")?;
+    }
     let mut code = operations::<f32>(1, 1e-6)?;
     code = code.max(operations::<f64>(11, 1e-14)?);
     #[cfg(feature = "f16")]
@@ -70,6 +80,30 @@ fn operations<T: Float>(first: u8, tolerance: f64) -> Result<u8, ShapeError> {
     let sum = sum_of_squares::<T>(&x);
     expect(5, &row([sum, 0.0, 0.0, 0.0]), [50.0, 0.0, 0.0, 0.0]);
     Ok(wrong)
+}
+
+/// A line for each operation: type, name, and the number of its results in hexadecimal digits.
+fn print_bits<T: Float>(name: &str) -> Result<(), ShapeError> {
+    bits::of_operations::<T>(|operation, bits| {
+        let digit = |place: usize| b"0123456789abcdef"[(bits >> (60 - 4 * place)) as usize & 15];
+        let mut digits = [b' '; 18];
+        for (place, value) in digits[1..17].iter_mut().enumerate() {
+            *value = digit(place);
+        }
+        digits[17] = b'\n';
+        write(name.as_bytes());
+        write(operation.as_bytes());
+        write(&digits);
+    })
+}
+
+/// Writes to standard output: system call 1.
+fn write(bytes: &[u8]) {
+    // SAFETY: the call reads as many bytes as the slice has; it clobbers rcx and r11.
+    unsafe {
+        asm!("syscall", inout("rax") 1_usize => _, in("rdi") 1, in("rsi") bytes.as_ptr(), in("rdx") bytes.len(),
+            out("rcx") _, out("r11") _, options(nostack));
+    }
 }
 
 /// Ends the process: system call 60.

@@ -1,0 +1,78 @@
+//! The results of every operation, each folded into one number: what a build without std and one with it must agree on
+//! at the same CPU level. main.rs prints them, and tests/same_bits.rs of the crate compares them with its own.
+
+use polyglot_bridge::{
+    Activation, Compute, Epilogue, Float, Mask, Matrix, MatrixMut, Residual, ShapeError, activate, dropout_add,
+    layer_norm, linear, log_softmax, matmul, rms_norm, scale, softmax, sum_of_squares,
+};
+
+/// A prime number of rows' elements: more than a block, and no multiple of a vector.
+const LEN: usize = 307;
+const OUT: usize = 19;
+
+/// The same numbers in each run, between -6 and 6 (xorshift64*, Marsaglia 2003).
+struct Numbers(u64);
+
+impl Numbers {
+    fn fill<T: Float>(&mut self, values: &mut [T]) {
+        for value in values {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            let unit = (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1_u64 << 53) as f64;
+            *value = T::from_acc(Compute::from_f64(12.0 * unit - 6.0));
+        }
+    }
+}
+
+/// The values' bits, folded into one number (FNV-1a, Fowler, Noll and Vo).
+fn fold<T: Float>(values: &[T]) -> u64 {
+    values.iter().fold(0xcbf2_9ce4_8422_2325, |hash, value| {
+        (hash ^ value.to_acc().into_f64().to_bits()).wrapping_mul(0x0100_0000_01b3).rotate_left(29)
+    })
+}
+
+/// Gives `report` each operation's name and its results' number.
+pub(crate) fn of_operations<T: Float>(mut report: impl FnMut(&str, u64)) -> Result<(), ShapeError> {
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let (mut x, mut other, mut weight, mut bias) =
+        ([T::ZERO; LEN], [T::ZERO; LEN], [T::ZERO; LEN * OUT], [T::ZERO; OUT]);
+    numbers.fill(&mut x);
+    numbers.fill(&mut other);
+    numbers.fill(&mut weight);
+    numbers.fill(&mut bias);
+    let factor = <T::Acc as Compute>::from_f64(0.3);
+    let mut out = [T::ZERO; LEN];
+
+    softmax(&x, &mut out)?;
+    report("softmax", fold(&out));
+    log_softmax(&x, &mut out)?;
+    report("log_softmax", fold(&out));
+    layer_norm(&x, Some(&other), Some(&other), factor, &mut out)?;
+    report("layer_norm", fold(&out));
+    rms_norm(&x, Some(&other), factor, &mut out)?;
+    report("rms_norm", fold(&out));
+    for activation in Activation::ALL {
+        activate(activation, &x, &mut out)?;
+        report(activation.name(), fold(&out));
+    }
+    scale(&x, factor, &mut out)?;
+    report("scale", fold(&out));
+    dropout_add(&x, &other, Mask::Multiply((&x).into()), factor, &mut out)?;
+    report("dropout_add", fold(&out));
+    report("sum_of_squares", sum_of_squares::<T>(&x).to_bits());
+
+    let weight = Matrix::new(&weight, LEN, OUT)?;
+    let mut product = [T::ZERO; 2 * OUT];
+    let mut two = [T::ZERO; 2 * LEN];
+    two[..LEN].copy_from_slice(&x);
+    two[LEN..].copy_from_slice(&other);
+    let two = Matrix::new(&two, 2, LEN)?;
+    matmul(two, weight, MatrixMut::new(&mut product, 2, OUT)?)?;
+    report("matmul", fold(&product));
+    // Over its residual, which is the product.
+    let epilogue = Epilogue::new().bias(&bias[..]).activation(Activation::Gelu).residual(Residual::Out);
+    linear(two, weight, epilogue, MatrixMut::new(&mut product, 2, OUT)?)?;
+    report("linear", fold(&product));
+    Ok(())
+}
