@@ -60,12 +60,16 @@ test-rust:              ## Rust tests and doctests, once for each set of feature
 		cargo test --quiet --no-default-features --features $$features; \
 	done
 
-test-no-std:            ## link, without std and without an allocator, a program that uses the crate, and run it
+test-no-std:            ## link, without std and without an allocator, a program that uses the crate, and run it; the same bits as with std
 ifeq ($(shell uname -sm),Linux x86_64)
+	@mkdir -p target/no_std
 	@set -e; for features in libm libm,f16; do \
 		echo "== tests/no_std with $$features"; \
-		cargo run --quiet --release --manifest-path tests/no_std/Cargo.toml --target-dir target/no_std --features $$features; \
+		cargo run --quiet --release --manifest-path tests/no_std/Cargo.toml --target-dir target/no_std --features $$features \
+			>target/no_std/bits.txt; \
 	done
+	@echo "== the same bits with std"
+	@POLYGLOT_NO_STD_BITS=$(CURDIR)/target/no_std/bits.txt cargo test --quiet --no-default-features --features std,f16,parallel --test same_bits
 else
 	@echo "== tests/no_std is written for Linux on x86-64: left out here"
 endif

@@ -66,13 +66,14 @@ INIT
 chmod +x "$work/root/init"
 (cd "$work/root" && find . | cpio --quiet -o -H newc | gzip -1 >"$work/disk/initrd.gz")
 cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$work/disk/isolinux/"
-# Bochs and Linux disagree on the size of the compact form of a thread's vector registers: do without.
+# Bochs and Linux disagree on how a thread's registers are saved: without protection keys and the compact form they
+# agree, and Linux lets programs use the vectors.
 cat >"$work/disk/isolinux/isolinux.cfg" <<'CONFIG'
 DEFAULT tests
 PROMPT 0
 LABEL tests
 KERNEL /vmlinuz
-APPEND initrd=/initrd.gz console=ttyS0 quiet nokaslr mitigations=off nosmp lpj=4000000 random.trust_cpu=on tsc=reliable noxsaves clearcpuid=xsaves,xsavec
+APPEND initrd=/initrd.gz console=ttyS0 quiet nokaslr mitigations=off nosmp lpj=4000000 random.trust_cpu=on tsc=reliable nopku noxsaves clearcpuid=xsaves,xsavec
 CONFIG
 cd "$work"
 xorriso -as mkisofs -quiet -o tests.iso -b isolinux/isolinux.bin -c isolinux/boot.cat \
