@@ -116,7 +116,7 @@ bench-linear: $(PEERS)/.wheel $(PEERS)/.peers  ## the same, linear layers only
 	$(PEERS)/bin/python benches/peers/run.py --suite linear --write $(ARGS)
 
 embedded:               ## firmware on emulated microcontrollers, WebAssembly: build, run, compare, measure (Debian)
-	$(PYTHON) tools/embedded.py
+	$(PYTHON) tools/embedded.py $(ARGS)
 
 exhaustive:             ## every f32 there is through every function of one number, the worst into ACCURACY.md; minutes
 	cargo test --release --features f16,parallel --test accuracy -- --ignored --nocapture exhaustive

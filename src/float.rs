@@ -225,6 +225,11 @@ pub trait Compute:
     /// Exact for `f32`.
     fn into_f64(self) -> f64;
 
+    /// See [`Code`](ops::activation::code::Code).
+    #[cfg(not(feature = "std"))]
+    #[doc(hidden)]
+    fn activation_code(activation: Activation) -> ops::activation::code::Code<Self>;
+
     /// The vector widened to f64: its low half and its high half; for `f64` itself and a vector of zeros.
     fn widen_f64<S: Simd>(simd: S, lanes: Self::Lanes<S>) -> (S::f64s, S::f64s);
 }
@@ -269,6 +274,12 @@ macro_rules! native {
             #[inline(always)]
             fn from_count(count: usize) -> Self {
                 count as $type
+            }
+
+            #[cfg(not(feature = "std"))]
+            #[inline(always)]
+            fn activation_code(activation: Activation) -> ops::activation::code::Code<Self> {
+                ops::activation::code::$type::of(activation)
             }
 
             #[inline(always)]

@@ -129,6 +129,23 @@ impl<'a, T: Copy> Matrix<'a, T> {
         (row < self.rows && col < self.cols).then(|| unsafe { *self.offset(row, col) })
     }
 
+    /// `width` elements from column `col` on of each row in turn. `None` where there are fewer, or where they do not lie
+    /// side by side.
+    #[cfg(not(feature = "std"))]
+    #[inline(always)]
+    pub(crate) fn parts(self, col: usize, width: usize) -> Option<impl Iterator<Item = &'a [T]>> {
+        let fits = self.has_contiguous_rows() && width > 0 && col <= self.cols && width <= self.cols - col;
+        fits.then(move || {
+            (0..self.rows).map(
+                #[inline(always)]
+                move |row| {
+                    // SAFETY: the part lies within the matrix, whose elements are valid for reads during 'a.
+                    unsafe { slice::from_raw_parts(self.offset(row, col), width) }
+                },
+            )
+        })
+    }
+
     /// A row as a slice, where its elements lie side by side; `None` outside the matrix or where they do not.
     #[inline(always)]
     pub fn row(&self, row: usize) -> Option<&'a [T]> {

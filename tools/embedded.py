@@ -2,7 +2,7 @@
 """Builds the crate for microcontrollers and WebAssembly and runs it in emulators: `make embedded`.
 
 Needs Python alone; on Debian what else it needs is installed by apt. Prints a table at the end and writes it to
-out/embedded.md. With names of targets as arguments only those are done.
+out/embedded.md. With `--quick` the tests on aarch64 and the size of each operation are left out.
 """
 
 import os
@@ -51,6 +51,7 @@ class Toolchain:
             # Its cargo would otherwise take rustup's compiler; and it is a stable one that has to be told that building
             # core is meant.
             self.environment |= {"RUSTC": "/usr/bin/rustc", "RUSTC_BOOTSTRAP": "1"}
+        # Programs without a C library are linked by LLVM's linker.
         linker = self.linker()
         for target in targets:
             name = target.upper().replace("-", "_")
@@ -72,10 +73,8 @@ class Toolchain:
             apt("lld")
         return shutil.which("rust-lld") or shutil.which("ld.lld")
 
-    def build(self, targets, *arguments, rustflags="", **variables):
+    def build(self, targets, *arguments, **variables):
         environment = self.environment | variables
-        if rustflags:
-            environment["RUSTFLAGS"] = rustflags
         command = [*self.cargo, "build", "--release", "--quiet", *self.flags, *arguments]
         for target in targets:
             command += ["--target", target]
@@ -89,7 +88,9 @@ def emulate(board, elf):
     if not shutil.which("qemu-system-arm"):
         apt("qemu-system-arm")
     print("== run", elf.relative_to(ROOT), "on", board[-1], flush=True)
-    done = subprocess.run([*QEMU, "-M", *board, "-kernel", str(elf)], check=False, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [*QEMU, "-M", *board, "-kernel", str(elf)], check=False, capture_output=True, text=True, timeout=600
+    )
     if done.returncode:
         stop(f"{elf.name} failed:\n{done.stdout}{done.stderr}")
     return done.stdout.splitlines()
@@ -98,7 +99,10 @@ def emulate(board, elf):
 def flash_bytes(elf):
     """Code, constants and what initialises variables: the bytes of the segments that are loaded from the file."""
     data = elf.read_bytes()
-    word = lambda at, size: int.from_bytes(data[at : at + size], "little")
+
+    def word(at, size):
+        return int.from_bytes(data[at : at + size], "little")
+
     start, size, count = word(28, 4), word(42, 2), word(44, 2)
     headers = [start + size * index for index in range(count)]
     return sum(word(header + 16, 4) for header in headers if word(header, 4) == 1)
@@ -131,15 +135,129 @@ BOARDS = {
     "thumbv7em-none-eabihf": ("Cortex-M4F", ["mps2-an386", "-cpu", "cortex-m4"]),
     "thumbv6m-none-eabi": ("Cortex-M0", ["microbit"]),
 }
+PORTABLE = "riscv32imac-unknown-none-elf"
+WASM = "wasm32-unknown-unknown"
+SIZES = (
+    "softmax log_softmax layer_norm rms_norm relu sigmoid tanh silu gelu gelu_tanh scale dropout_add sum_of_squares "
+)
+SIZES += "linear linear_gelu packed_linear"
+WEB = """
+const {instance} = new WebAssembly.Instance(new WebAssembly.Module(require("fs").readFileSync(process.argv[1])));
+for (let index = 0; index < instance.exports.digits(); index++) console.log(instance.exports.classify(index));
+"""
+
+
+def measure(board, elf):
+    """Instructions an element of each operation, by who computes it."""
+    counts = {}
+    for line in emulate(board, elf):
+        print("  ", line)
+        who, operation, instructions, elements = line.split()[:4]
+        counts[who, operation] = int(instructions) / int(elements)
+    return counts
+
+
+def firmware(toolchain, target, thorough):
+    """Runs what was built for a microcontroller; a line of the table, and more."""
+    name, board = BOARDS[target]
+    at = TARGET_DIR / target / "release"
+    if target == "thumbv7em-none-eabihf":
+        toolchain.build([target], "--features", "f16", "--bin", "check")
+        print("  ", *emulate(board, at / "check"))
+    digits = run_digits(board, at / "digits")
+    counts = measure(board, at / "measure")
+    line = [f"{name}, {target}", f"ran: {digits['digits']} digits as Python has them", str(flash_bytes(at / "digits"))]
+    line += [f"{counts['polyglot-bridge', operation]:.1f}" for operation in OPERATIONS]
+    others = [
+        [name, who, *[f"{counts[who, op]:.1f}" if (who, op) in counts else "" for op in OPERATIONS]]
+        for who in ("polyglot-bridge", "libm", "micromath")
+    ]
+    facts = f"{name}: {digits['instructions a digit']} instructions and {digits['stack bytes']} bytes of stack a digit."
+    return line, others, facts, sizes(toolchain, target) if thorough else []
+
+
+def sizes(toolchain, target):
+    """The bytes of flash that each operation adds to a program that calls nothing."""
+    found, elf = {}, TARGET_DIR / target / "release" / "one"
+    for operation in ["none", *SIZES.split()]:
+        toolchain.build([target], "--features", "f16", "--bin", "one", OPERATION=operation)
+        found[operation] = flash_bytes(elf)
+    return [(operation, found[operation] - found["none"]) for operation in SIZES.split()]
+
+
+def portable(toolchain):
+    """Links the classifier for a target that is not run."""
+    toolchain.build([PORTABLE], "--bin", "portable")
+    elf = TARGET_DIR / PORTABLE / "release" / "portable"
+    check_symbols(elf)
+    return [PORTABLE, "built: the same classifier, no panic linked", str(flash_bytes(elf)), "", "", "", ""]
+
+
+def web(toolchain, vectors):
+    """Runs the classifier as a WebAssembly module, with and without its vectors."""
+    rustflags = "-Ctarget-feature=+simd128" if vectors else ""
+    toolchain.build([WASM], "--example", "web", CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS=rustflags)
+    module = TARGET_DIR / WASM / "release" / "examples" / "web.wasm"
+    if not shutil.which("node"):
+        apt("nodejs")
+    classes = subprocess.run(
+        ["node", "-e", WEB, str(module)], check=True, capture_output=True, text=True
+    ).stdout.split()
+    if classes != CLASSES.read_text().split():
+        stop(f"{module.name}: not the classes of the Python demo")
+    name = f"{WASM}, {'simd128' if vectors else 'without simd128'}"
+    return [name, f"ran: {len(classes)} digits as Python has them", str(module.stat().st_size), "", "", "", ""]
+
+
+def neon():
+    """The whole Rust test suite on an emulated aarch64 CPU."""
+    needed = [
+        "qemu-user-static",
+        "gcc-aarch64-linux-gnu",
+        "libc6-dev-arm64-cross",
+        "rustc-web",
+        "cargo-web",
+        "rust-web-src",
+    ]
+    if not Path("/usr/bin/aarch64-linux-gnu-gcc").exists() or not Path("/usr/bin/qemu-aarch64-static").exists():
+        apt(*needed)
+    if subprocess.run(["make", "test-aarch64"], cwd=ROOT, check=False).returncode:
+        stop("the tests on aarch64 failed")
+    return ["aarch64-unknown-linux-gnu, NEON", "ran: the whole Rust test suite", "", "", "", "", ""]
+
+
+def table(head, lines):
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def main():
-    wanted = sys.argv[1:] or list(BOARDS)
-    toolchain = Toolchain(wanted)
-    toolchain.build(wanted, "--features", "f16", "--bin", "digits")
-    for target in wanted:
-        _, board = BOARDS[target]
-        run_digits(board, TARGET_DIR / target / "release" / "digits")
+    # Without its slowest parts, for continuous integration.
+    quick = "--quick" in sys.argv[1:]
+    toolchain = Toolchain([*BOARDS, PORTABLE, WASM])
+    lines, others, facts, added = [], [], [], {}
+    # One build of the crate for all programs of a target: f16 takes nothing where it is not used.
+    toolchain.build(BOARDS, "--features", "f16", "--bin", "digits", "--bin", "measure")
+    for target in BOARDS:
+        line, compared, fact, found = firmware(toolchain, target, not quick and target == "thumbv7em-none-eabihf")
+        lines.append(line)
+        others += compared
+        facts.append(fact)
+        added.update(found)
+    lines.append(portable(toolchain))
+    lines += [web(toolchain, vectors) for vectors in (True, False)]
+    if not quick:
+        lines.append(neon())
+    head = ["target", "ran or built", "flash bytes", "softmax", "layer_norm", "gelu", "linear 64x32"]
+    report = "Instructions an element, counted by the emulator; for the linear layer a multiply-add. Flash of the classifier, its\n"
+    report += "weights (34,452 bytes) and test digits (28,925) included.\n\n" + table(head, lines) + "\n\n"
+    report += table(["core", "who", *head[3:]], others) + "\n\n" + "\n".join(facts) + "\n"
+    if added:
+        report += "\nFlash bytes that an operation in f32 adds to a program for the Cortex-M4F:\n\n"
+        report += table(["operation", "bytes"], [[name, str(size)] for name, size in added.items()]) + "\n"
+    (ROOT / "out").mkdir(exist_ok=True)
+    (ROOT / "out" / "embedded.md").write_text(report)
+    print("\n" + report)
 
 
 if __name__ == "__main__":

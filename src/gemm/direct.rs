@@ -3,14 +3,14 @@
 
 use core::ops::Range;
 
-use fearless_simd::{Simd, SimdBase};
+use fearless_simd::{Simd, SimdBase, SimdFloat};
 
 use super::driver::{Finish, Weight};
 use super::tile::{add_steps, vectors};
 use super::{GROUP, block_depth};
 use crate::float::{Float, Lanes, MAX_LANES};
 use crate::simd::{self, dispatch};
-use crate::view::{Matrix, MatrixMut};
+use crate::view::{Matrix, MatrixMut, inlined};
 
 /// The sums that are under way: of so many rows times columns.
 const SUMS: usize = 128;
@@ -50,6 +50,9 @@ fn block<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, cons
     finish: Finish<'_, T>,
     mut out: MatrixMut<'_, T>,
 ) {
+    if !simd::HAS_VECTORS {
+        return block_in_registers::<S, T, X, W, V>(simd, x, weight, finish, out);
+    }
     let width = V * Lanes::<S, T>::LEN;
     let ((rows, cols), k) = (out.shape(), x.cols());
     let step = block_depth(k);
@@ -86,6 +89,70 @@ fn block<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, cons
             finish.load_bias(simd, &mut bias[..width]);
             let out = out.block_mut(rows.clone(), cols);
             finish.store(simd, &mut sums[..len], width, &bias[..width], (0, 0), out);
+        }
+    }
+}
+
+/// The same for CPUs without vectors, whose registers hold the sums of a panel of one row, and little else.
+#[inline(always)]
+fn block_in_registers<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, const V: usize>(
+    simd: S,
+    x: Matrix<'_, X>,
+    weight: Weight<'_, W>,
+    finish: Finish<'_, T>,
+    mut out: MatrixMut<'_, T>,
+) {
+    let lanes = Lanes::<S, T>::LEN;
+    let width = V * lanes;
+    let ((rows, cols), k) = (out.shape(), x.cols());
+    let step = block_depth(k);
+    let zeros = [Lanes::<S, T>::splat(simd, T::Acc::ZERO); V];
+    for row in 0..rows {
+        for col in (0..cols).step_by(width) {
+            let cols = col..(col + width).min(cols);
+            let mut sums = zeros;
+            for start in (0..k).step_by(step) {
+                let depth = start..(start + step).min(k);
+                let mut added = zeros;
+                let mut add = inlined(
+                    #[inline(always)]
+                    |value: X, part: &[W]| {
+                        let value = Lanes::<S, T>::splat(simd, value.to_acc());
+                        for (added, part) in added.iter_mut().zip(part.chunks_exact(lanes)) {
+                            *added = value.mul_add(W::load(simd, part), *added);
+                        }
+                    },
+                );
+                let values = x.row(row).and_then(|row| row.get(depth.clone()));
+                let parts = match weight {
+                    Weight::Matrix(weight) => weight.block(depth.clone(), 0..weight.cols()).parts(col, width),
+                    Weight::Packed { .. } => None,
+                };
+                if let (Some(values), Some(parts)) = (values, parts) {
+                    for (&value, part) in values.iter().zip(parts) {
+                        add(value, part);
+                    }
+                } else {
+                    // What lies behind the last column stays zero.
+                    let mut copy = [W::ZERO; MAX_LANES];
+                    let Some(copy) = copy.get_mut(..width) else { return };
+                    for step in depth {
+                        add(x.get(row, step).unwrap_or(X::ZERO), part_of(weight, step, cols.clone(), copy));
+                    }
+                }
+                for (sum, added) in sums.iter_mut().zip(added) {
+                    *sum = if start == 0 { added } else { *sum + added };
+                }
+            }
+            let (mut numbers, mut bias) = ([T::Acc::ZERO; MAX_LANES], [T::Acc::ZERO; MAX_LANES]);
+            let (Some(numbers), Some(bias)) = (numbers.get_mut(..width), bias.get_mut(..width)) else { return };
+            for (numbers, sum) in numbers.chunks_exact_mut(lanes).zip(sums) {
+                <T::Acc as Float>::store::<S>(sum, numbers);
+            }
+            let finish = finish.part(row..row + 1, cols.clone());
+            finish.load_bias(simd, bias);
+            let out = out.block_mut(row..row + 1, cols);
+            finish.store(simd, numbers, width, bias, (0, 0), out);
         }
     }
 }

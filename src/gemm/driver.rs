@@ -62,6 +62,9 @@ pub struct Finish<'a, T: Float> {
     pub(crate) bias: Bias<'a, T>,
     pub(crate) residual: Residual<'a, T>,
     pub(crate) activation: Activation,
+    /// What applies it.
+    #[cfg(not(feature = "std"))]
+    pub(crate) code: crate::ops::activation::code::Code<T::Acc>,
 }
 
 /// A product with its epilogue: `activation(x @ weight + bias + residual)`.
@@ -112,7 +115,7 @@ fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool) -> (usize, usize) {
     let panels = cols.div_ceil(panel_width::<C>());
     let work = rows.saturating_mul(k.max(1)).saturating_mul(cols);
     let wanted = (work / BLOCK_WORK).clamp(1, USUAL_BLOCKS);
-    let evenly = |count: usize, most: usize| count.div_ceil(count.div_ceil(most.max(1)));
+    let evenly = |count: usize, most: usize| count.div_ceil(count.div_ceil(most.max(1)).max(1));
     if few {
         let room = STREAMED_SUMS / (64 * rows).max(1);
         let share = panels.div_ceil(USUAL_BLOCKS / 2).max(STREAMED_PANELS);

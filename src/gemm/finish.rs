@@ -4,7 +4,9 @@
 use fearless_simd::{Select, Simd, SimdBase};
 
 use super::driver::{Bias, Finish, Residual};
-use crate::float::{Compute, Float, Lanes, MAX_LANES};
+#[cfg(feature = "std")]
+use crate::float::Compute;
+use crate::float::{Float, Lanes, MAX_LANES};
 use crate::ops::activation::Activation;
 use crate::view::MatrixMut;
 
@@ -79,7 +81,17 @@ impl<T: Float> Finish<'_, T> {
         let light = relu || self.activation == Activation::None;
         let zero = Lanes::<S, T>::splat(simd, T::Acc::ZERO);
         if !light {
+            #[cfg(feature = "std")]
             activate::<S, T::Acc>(simd, self.activation, sums, (!added).then_some(bias));
+            #[cfg(not(feature = "std"))]
+            {
+                if !added {
+                    for (sum, &bias) in sums.iter_mut().zip(bias.iter().cycle()) {
+                        *sum += bias;
+                    }
+                }
+                (self.code)(sums);
+            }
         }
         for (index, sums) in sums.chunks_exact(stride).enumerate() {
             let Some(target) = out.row_mut(index) else { return };
@@ -171,6 +183,7 @@ fn activate<S: Simd, C: Compute>(simd: S, activation: Activation, values: &mut [
     );
 }
 
+#[cfg(feature = "std")]
 #[inline(always)]
 fn each_few<S: Simd, C: Compute>(
     simd: S,

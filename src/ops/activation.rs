@@ -270,33 +270,105 @@ operation!(
     "let mut out = [1.0_f32; 2];\ngelu_tanh(&[0.0, 9.0], &mut out)?;\nassert_eq!(out, [0.0, 9.0]);"
 );
 
+/// Each activation is a function of its own, so that a program links those it names.
 pub(crate) fn activate_elements<T: Float>(activation: Activation, io: InOutMatrix<'_, T>) {
-    let level = simd::level();
-    parallel::for_each_elements(io, activation.cost(), |_, _, mut block| {
-        dispatch!(level, simd => block.for_each_row(#[inline(always)] |_, row| activate_row(simd, row, activation)));
-    });
-}
-
-/// The choice is made once a row, so that each activation has a loop of its own.
-#[inline(always)]
-fn activate_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, activation: Activation) {
-    macro_rules! in_step {
-        ($($variant:ident),*) => {
+    macro_rules! apart {
+        ($($variant:ident)*) => {
             match activation {
-                $(Activation::$variant => row.map_in_step::<S>(
-                    simd,
-                    #[inline(always)]
-                    |x| Activation::$variant.apply_several::<S, T::Acc, _>(simd, x),
-                ),)*
-                // A step or none: memory is all that takes time.
-                Activation::None | Activation::Relu => row.map::<S, T, 0>(
-                    simd,
-                    [],
-                    #[inline(always)]
-                    |x, []| if activation == Activation::Relu { Activation::Relu.apply::<S, T::Acc>(simd, x) } else { x },
-                ),
+                $(Activation::$variant => {
+                    #[inline(never)]
+                    fn apart<T: Float>(io: InOutMatrix<'_, T>) {
+                        let level = simd::level();
+                        parallel::for_each_elements(io, Activation::$variant.cost(), |_, _, mut block| {
+                            dispatch!(level, simd => block.for_each_row(
+                                #[inline(always)]
+                                |_, mut row| row.map_in_step(
+                                    simd,
+                                    #[inline(always)]
+                                    |x| Activation::$variant.apply_several::<_, T::Acc, _>(simd, x),
+                                ),
+                            ));
+                        });
+                    }
+                    apart::<T>(io);
+                })*
+                Activation::None | Activation::Relu => simple_elements(activation, io),
             }
         };
     }
-    in_step!(Sigmoid, Tanh, Silu, Gelu, GeluTanh);
+    apart!(Sigmoid Tanh Silu Gelu GeluTanh);
+}
+
+/// A step or none: memory is all that takes time.
+#[inline(never)]
+fn simple_elements<T: Float>(activation: Activation, io: InOutMatrix<'_, T>) {
+    let level = simd::level();
+    parallel::for_each_elements(io, activation.cost(), |_, _, mut block| {
+        dispatch!(level, simd => block.for_each_row(
+            #[inline(always)]
+            |_, row| simple_row(simd, row, activation),
+        ));
+    });
+}
+
+#[inline(always)]
+fn simple_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, activation: Activation) {
+    row.map::<S, T, 0>(
+        simd,
+        [],
+        #[inline(always)]
+        |x, []| if activation == Activation::Relu { Activation::Relu.apply::<S, T::Acc>(simd, x) } else { x },
+    );
+}
+
+/// What applies an activation to the sums of a product in a build without std, found where the activation is named: so
+/// a program links those it names, and not all, as it would if the product itself chose.
+#[cfg(not(feature = "std"))]
+pub(crate) mod code {
+    use super::{Activation, Compute, Simd, SimdBase};
+    use crate::simd;
+
+    /// Changes each number; there are whole vectors of them at any CPU level.
+    pub(crate) type Code<C> = fn(&mut [C]);
+
+    macro_rules! codes {
+        ($type:ident: $($variant:ident $function:ident)*) => {
+            pub(crate) mod $type {
+                use super::{Activation, Code, each};
+                use crate::simd::{dispatch, level};
+
+                $(#[inline(never)]
+                fn $function(values: &mut [$type]) {
+                    dispatch!(level(), simd => each(simd, Activation::$variant, values));
+                })*
+
+                #[inline(always)]
+                pub(crate) fn of(activation: Activation) -> Code<$type> {
+                    match activation {
+                        $(Activation::$variant => $function,)*
+                        // Done with the sums in registers.
+                        Activation::None | Activation::Relu => |_| {},
+                    }
+                }
+            }
+        };
+    }
+    codes!(f32: Sigmoid sigmoid Tanh tanh Silu silu Gelu gelu GeluTanh gelu_tanh);
+    codes!(f64: Sigmoid sigmoid Tanh tanh Silu silu Gelu gelu GeluTanh gelu_tanh);
+
+    /// Applies `activation`, [`simd::IN_STEP`] vectors at a time.
+    #[inline(always)]
+    fn each<S: Simd, C: Compute>(simd: S, activation: Activation, values: &mut [C]) {
+        let lanes = C::Lanes::<S>::LEN;
+        for part in values.chunks_mut(simd::IN_STEP * lanes) {
+            let mut vectors = [C::Lanes::<S>::splat(simd, C::ZERO); simd::IN_STEP];
+            for (vector, part) in vectors.iter_mut().zip(part.chunks_exact(lanes)) {
+                *vector = C::load(simd, part);
+            }
+            let vectors = activation.apply_several::<S, C, { simd::IN_STEP }>(simd, vectors);
+            for (vector, part) in vectors.into_iter().zip(part.chunks_exact_mut(lanes)) {
+                C::store::<S>(vector, part);
+            }
+        }
+    }
 }

@@ -36,24 +36,28 @@ impl<T> Default for Epilogue<'_, T> {
 impl<'a, T> Epilogue<'a, T> {
     /// The epilogue that does nothing.
     #[must_use]
+    #[inline]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// With this bias, or none.
     #[must_use]
+    #[inline]
     pub fn bias(self, bias: impl Into<Option<&'a [T]>>) -> Self {
         Self { bias: bias.into(), ..self }
     }
 
     /// With this residual.
     #[must_use]
+    #[inline]
     pub fn residual(self, residual: impl Into<Residual<'a, T>>) -> Self {
         Self { residual: residual.into(), ..self }
     }
 
     /// With this activation.
     #[must_use]
+    #[inline]
     pub fn activation(self, activation: Activation) -> Self {
         Self { activation, ..self }
     }
@@ -94,6 +98,7 @@ impl<'a, T> From<Matrix<'a, T>> for Residual<'a, T> {
 /// assert_eq!(out, [1.5, 2.5, 0.0]);
 /// # Ok::<(), polyglot_bridge::ShapeError>(())
 /// ```
+#[inline]
 pub fn linear<'a, T: Float>(
     x: impl Into<Matrix<'a, T>>,
     weight: impl Into<Matrix<'a, T>>,
@@ -103,7 +108,15 @@ pub fn linear<'a, T: Float>(
     let (x, weight, out) = (x.into(), weight.into(), out.into());
     let bias = epilogue.bias.map_or(Bias::None, Bias::Stored);
     let Epilogue { residual, activation, .. } = epilogue;
-    let finish = Finish { bias, residual, activation };
+    #[cfg(not(feature = "std"))]
+    let code = <T::Acc as crate::float::Compute>::activation_code(activation);
+    let finish = Finish {
+        bias,
+        residual,
+        activation,
+        #[cfg(not(feature = "std"))]
+        code,
+    };
     let product = Product { x, weight: Weight::Matrix(weight), finish };
     check("linear", &product, &out)?;
     T::product(product, out, true);

@@ -84,6 +84,12 @@ fn product<'a, T: Float>(
     Ok(Product {
         x: a,
         weight: Weight::Matrix(b),
-        finish: Finish { bias: Bias::None, residual: Residual::None, activation: Activation::None },
+        finish: Finish {
+            bias: Bias::None,
+            residual: Residual::None,
+            activation: Activation::None,
+            #[cfg(not(feature = "std"))]
+            code: <T::Acc as crate::float::Compute>::activation_code(Activation::None),
+        },
     })
 }

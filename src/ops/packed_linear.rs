@@ -46,6 +46,9 @@ pub struct PackedLinear<'a, W: Float> {
     in_features: usize,
     out_features: usize,
     activation: Activation,
+    /// What applies it.
+    #[cfg(not(feature = "std"))]
+    code: crate::ops::activation::code::Code<W::Acc>,
 }
 
 /// Numbers of one's own or of another.
@@ -198,6 +201,7 @@ impl<'a, W: Float> PackedLinear<'a, W> {
     /// # Errors
     ///
     /// [`ShapeError`] where `panels` is too short or the bias has another length than the weight has columns.
+    #[inline]
     pub fn from_packed(
         panels: &'a [W],
         (in_features, out_features): (usize, usize),
@@ -214,6 +218,8 @@ impl<'a, W: Float> PackedLinear<'a, W> {
             in_features,
             out_features,
             activation,
+            #[cfg(not(feature = "std"))]
+            code: <W::Acc as crate::float::Compute>::activation_code(activation),
         })
     }
 
@@ -262,7 +268,14 @@ impl<'a, W: Float> PackedLinear<'a, W> {
 
     fn product<'s, T: Float<Acc = W::Acc>>(&'s self, x: Matrix<'s, T>, residual: Residual<'s, T>) -> Product<'s, T, W> {
         let bias = self.bias().map_or(Bias::None, Bias::Computed);
-        Product { x, weight: self.weight(), finish: Finish { bias, residual, activation: self.activation } }
+        let finish = Finish {
+            bias,
+            residual,
+            activation: self.activation,
+            #[cfg(not(feature = "std"))]
+            code: self.code,
+        };
+        Product { x, weight: self.weight(), finish }
     }
 
     fn weight(&self) -> Weight<'_, W> {

@@ -23,17 +23,22 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 /// Numbers between -4 and 4 in no order.
-fn fill(values: &mut [f32], mut seed: u32) {
-    for value in values {
+const fn numbers<const COUNT: usize>(mut seed: u32) -> [f32; COUNT] {
+    let mut values = [0.0; COUNT];
+    let mut at = 0;
+    while at < COUNT {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        *value = (seed >> 8) as f32 * (8.0 / 16_777_216.0) - 4.0;
+        values[at] = (seed >> 8) as f32 * (8.0 / 16_777_216.0) - 4.0;
+        at += 1;
     }
+    values
 }
+
+static X: [f32; LEN] = numbers(1);
+static WEIGHT: [f32; INPUTS * OUTPUTS] = numbers(2);
 
 struct Race {
     board: Board,
-    x: [f32; LEN],
-    weight: [f32; INPUTS * OUTPUTS],
     out: [f32; LEN],
     expected: [f32; LEN],
     right: bool,
@@ -64,14 +69,10 @@ impl Race {
 fn main() -> ! {
     let mut race = Race {
         board: Board::new(),
-        x: [0.0; LEN],
-        weight: [0.0; INPUTS * OUTPUTS],
         out: [0.0; LEN],
         expected: [0.0; LEN],
         right: true,
     };
-    fill(&mut race.x, 1);
-    fill(&mut race.weight, 2);
     let result = compare(&mut race);
     let right = race.right && result.is_ok();
     race.board.exit(right)
@@ -79,32 +80,32 @@ fn main() -> ! {
 
 fn compare(race: &mut Race) -> Result<(), ShapeError> {
     let mut result = Ok(());
-    race.run("libm", "softmax", LEN, 0.0, |r| loops::softmax(black_box(&r.x), &mut r.out, libm::expf));
-    race.run("micromath", "softmax", LEN, 1e-3, |r| loops::softmax(black_box(&r.x), &mut r.out, loops::micromath_exp));
-    race.run("polyglot-bridge", "softmax", LEN, 1e-6, |r| result = softmax(black_box(&r.x), &mut r.out));
+    race.run("libm", "softmax", LEN, 0.0, |r| loops::softmax(black_box(&X), &mut r.out, libm::expf));
+    race.run("micromath", "softmax", LEN, 1e-3, |r| loops::softmax(black_box(&X), &mut r.out, loops::micromath_exp));
+    race.run("polyglot-bridge", "softmax", LEN, 1e-6, |r| result = softmax(black_box(&X), &mut r.out));
     result?;
     race.run("libm", "layer_norm", LEN, 0.0, |r| {
-        loops::layer_norm(black_box(&r.x), &r.weight, &r.weight, 1e-5, &mut r.out, libm::sqrtf);
+        loops::layer_norm(black_box(&X), &WEIGHT, &WEIGHT, 1e-5, &mut r.out, libm::sqrtf);
     });
     race.run("micromath", "layer_norm", LEN, 0.1, |r| {
-        loops::layer_norm(black_box(&r.x), &r.weight, &r.weight, 1e-5, &mut r.out, loops::micromath_sqrt);
+        loops::layer_norm(black_box(&X), &WEIGHT, &WEIGHT, 1e-5, &mut r.out, loops::micromath_sqrt);
     });
     race.run("polyglot-bridge", "layer_norm", LEN, 1e-4, |r| {
-        let weight = r.weight.get(..LEN);
-        result = layer_norm(black_box(&r.x), weight, weight, 1e-5, &mut r.out);
+        let weight = WEIGHT.get(..LEN);
+        result = layer_norm(black_box(&X), weight, weight, 1e-5, &mut r.out);
     });
     result?;
-    race.run("libm", "gelu", LEN, 0.0, |r| loops::gelu(black_box(&r.x), &mut r.out));
-    race.run("polyglot-bridge", "gelu", LEN, 1e-5, |r| result = gelu(black_box(&r.x), &mut r.out));
+    race.run("libm", "gelu", LEN, 0.0, |r| loops::gelu(black_box(&X), &mut r.out));
+    race.run("polyglot-bridge", "gelu", LEN, 1e-5, |r| result = gelu(black_box(&X), &mut r.out));
     result?;
     let macs = INPUTS * OUTPUTS;
     race.out = [0.0; LEN];
     race.run("libm", "linear", macs, 0.0, |r| {
-        loops::linear(black_box(&r.x[..INPUTS]), &r.weight, &r.x[..OUTPUTS], &mut r.out[..OUTPUTS]);
+        loops::linear(black_box(&X[..INPUTS]), &WEIGHT, &X[..OUTPUTS], &mut r.out[..OUTPUTS]);
     });
     race.run("polyglot-bridge", "linear", macs, 1e-3, |r| {
-        result = Matrix::new(black_box(&r.weight), INPUTS, OUTPUTS).and_then(|weight| {
-            linear(&r.x[..INPUTS], weight, Epilogue::new().bias(&r.x[..OUTPUTS]), &mut r.out[..OUTPUTS])
+        result = Matrix::new(black_box(&WEIGHT), INPUTS, OUTPUTS).and_then(|weight| {
+            linear(&X[..INPUTS], weight, Epilogue::new().bias(&X[..OUTPUTS]), &mut r.out[..OUTPUTS])
         });
     });
     result
