@@ -148,10 +148,12 @@ impl<T: Float> Finish<'_, T> {
 }
 
 /// The vectors that an activation is applied to in step.
+#[cfg(feature = "std")]
 const IN_STEP: usize = 2;
 
 /// Applies `activation` to whole vectors, after a bias is added to each row of its length. A function of its own, as
 /// all storage types share it.
+#[cfg(feature = "std")]
 #[inline(never)]
 fn activate<S: Simd, C: Compute>(simd: S, activation: Activation, values: &mut [C], bias: Option<&[C]>) {
     simd.vectorize(
