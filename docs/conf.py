@@ -41,7 +41,8 @@ maximum_signature_line_length = 88
 GROUPS = {
     "Layers": ["Linear", "Sequential", "RowOperation", "from_sklearn"],
     "Products": ["linear", "matmul"],
-    "Rows": ["softmax", "log_softmax", "layer_norm", "rms_norm"],
+    "Transformers": ["attention", "embedding", "mean_pool"],
+    "Rows": ["softmax", "log_softmax", "layer_norm", "rms_norm", "l2_normalize"],
     "Element by element": ["relu", "sigmoid", "tanh", "silu", "gelu", "scale", "dropout_add"],
     "Files": ["load_file", "save_file"],
     "Threads and memory": [
