@@ -109,13 +109,12 @@ def attention(
     scale: _Number | None = None,
     out: _Out,
 ) -> _Out: ...
+
 _Ids: TypeAlias = npt.ArrayLike | tuple[npt.ArrayLike, ...]
 _Dtype: TypeAlias = npt.DTypeLike
 
 @overload
-def embedding(
-    ids: _Ids, table: _Ids, *, dtype: _Dtype | None = None, out: None = None
-) -> _Array[Any]: ...
+def embedding(ids: _Ids, table: _Ids, *, dtype: _Dtype | None = None, out: None = None) -> _Array[Any]: ...
 @overload
 def embedding(ids: _Ids, table: _Ids, *, dtype: _Dtype | None = None, out: _Out) -> _Out: ...
 @overload
