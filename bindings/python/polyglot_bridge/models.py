@@ -256,7 +256,8 @@ class BertEncoder:
         """The bytes that all weights take."""
         small = [self._norm] + [norm for layer in self._layers for norm in (layer.middle_norm, layer.norm)]
         large = [one for layer in self._layers for one in (layer.qkv, layer.attended, layer.up, layer.down)]
-        return sum(one.nbytes for one in (*self._tables, *large, *(array for pair in small for array in pair)))
+        parts: list[Any] = [*self._tables, *large, *(array for pair in small for array in pair)]
+        return sum(part.nbytes for part in parts)
 
     def encode(
         self, ids: npt.ArrayLike, mask: npt.ArrayLike | None = None, token_type_ids: npt.ArrayLike | None = None
