@@ -177,7 +177,7 @@ drop-in: $(VENV)/.wheel  ## the documented examples of polyglot-bridge 0.2.0 run
 	$(VENV)/bin/python tools/drop_in.py target/old/polyglot_bridge-0.2.0-*.whl
 
 site: $(VENV)/.wheel $(VENV)/.site      ## the documentation site, warnings denied: site/index.html; its examples run
-	$(VENV)/bin/python -m doctest -o NORMALIZE_WHITESPACE -o ELLIPSIS docs/*.md docs/howto/*.md
+	OPENBLAS_NUM_THREADS=1 $(VENV)/bin/python -m doctest -o NORMALIZE_WHITESPACE -o ELLIPSIS docs/*.md docs/howto/*.md
 	$(VENV)/bin/python -m sphinx --quiet --fail-on-warning --keep-going -b dirhtml docs site
 	$(VENV)/bin/python tools/check_links.py site
 
