@@ -8,6 +8,7 @@
 //!
 //! Prints the accuracy; with `--classes` the class of each test image instead, a line each, as `digits.py` does.
 
+#[allow(unreachable_pub, reason = "firmware shares it")]
 #[path = "embedded/src/network.rs"]
 mod network;
 

@@ -28,7 +28,7 @@ const MANY_BLOCKS: usize = 16;
 /// The queries whose scores of [`KEYS`] keys stay in the cache's first level.
 const BAND: usize = if cfg!(feature = "std") { 24 } else { 4 };
 /// Where there is no allocator: the most columns of q, k and v that are laid out at once.
-const COLUMNS: usize = if cfg!(feature = "std") { usize::MAX } else { 32 };
+const COLUMNS: usize = if cfg!(feature = "std") { isize::MAX as usize } else { 32 };
 
 #[cfg(not(feature = "std"))]
 const _: () = assert!(
@@ -573,6 +573,7 @@ fn least_rows<C: Compute>(level: simd::Level) -> usize {
 
 /// Any number of rows is as good as any other.
 #[cfg(not(feature = "std"))]
+#[allow(clippy::extra_unused_type_parameters, reason = "its twin needs the type")]
 fn least_rows<C: Compute>(_level: simd::Level) -> usize {
     1
 }

@@ -399,7 +399,7 @@ fn layer_norm_row_in_few_passes<S: Simd, X: Float<Acc = T::Acc>, T: Float, const
         center = moments.center + moments.shift;
     };
     let Moments { center, shift, variance, .. } = moments;
-    if !SCALED && !(shift * shift <= variance && is_safe(variance, eps) && moments.has_center()) {
+    if !(SCALED || shift * shift <= variance && is_safe(variance, eps) && moments.has_center()) {
         return false;
     }
     let factor = reciprocal_root(variance, eps * scale * scale);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use std::vec::Vec;
 use std::{env, eprintln, format, hint, thread, vec};
 
+use super::split::SMALLEST_SPLIT;
 use super::*;
 
 /// How long the stress test goes on: a second, or `POLYGLOT_STRESS_SECONDS`.
