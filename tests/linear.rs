@@ -17,7 +17,7 @@ use polyglot_bridge::{
 type Sizes = (usize, usize, usize);
 
 /// Each class of shapes: next to the edges of tiles, panels, groups of steps and blocks of k; empty; of one row or column.
-const SHAPES: [Sizes; 34] = [
+const SHAPES: [Sizes; 35] = [
     (0, 3, 4),
     (3, 4, 0),
     (2, 0, 5),
@@ -26,6 +26,7 @@ const SHAPES: [Sizes; 34] = [
     (1, 64, 32),
     (1, 257, 40),
     (1, 513, 1),
+    (1, 5000, 1),
     (2, 3, 17),
     (2, 256, 16),
     (3, 255, 15),

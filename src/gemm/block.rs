@@ -7,7 +7,7 @@ use core::ops::Range;
 use super::driver::{Weight, runs};
 use super::part::{Lie, Operands, Region, Target};
 use super::scratch::{self, Scratch};
-use super::stream::stream;
+use super::stream::{dot, stream};
 use super::tile::{Run, Store, TileSize, run_tiles};
 use super::{GROUP, block_depth, panel_width};
 use crate::float::Compute;
@@ -76,6 +76,15 @@ fn few<C: Compute>(
     let (x, packed) = (Line::numbers::<C>(x), Line::numbers::<C>(packed));
     let Some(sums) = sums.get_mut(..len) else { return };
     target.load_bias(level, bias);
+    if rows == 1
+        && cols == 1
+        && let (Some(x), Some(column)) = (operands.x().and_then(|x| x.row(0)), operands.column())
+    {
+        if let Some(sum) = sums.first_mut() {
+            *sum = dot(level, x, column, step);
+        }
+        return target.store(level, Region { rows: 0..1, cols: 0..1, sums, stride: width, bias });
+    }
     let (rows_of_x, groups) = x.split_at_mut(x.len() / 2);
     let mut start = 0;
     while start < k || start == 0 {

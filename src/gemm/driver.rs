@@ -92,7 +92,9 @@ const MOST_PANELS: usize = 16;
 const FEWEST_PANELS: usize = 4;
 /// The sums of a block of few rows, in bytes: they stay in the cache's first level.
 const STREAMED_SUMS: usize = 16 << 10;
-/// The columns of such a block in panels: lines that follow each other are read faster than others.
+/// Such work is cut in two where there are columns for it, not in more: long rows are read faster than short ones.
+const STREAMED_BLOCKS: usize = 2;
+/// The fewest columns of such a block in panels, where there are more.
 const STREAMED_PANELS: usize = 16;
 
 /// The multiply-adds of `x` times a weight of `cols` columns.
@@ -118,7 +120,7 @@ fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool) -> (usize, usize) {
     let evenly = |count: usize, most: usize| count.div_ceil(count.div_ceil(most.max(1)).max(1));
     if few {
         let room = STREAMED_SUMS / (64 * rows).max(1);
-        let share = panels.div_ceil(USUAL_BLOCKS / 2).max(STREAMED_PANELS);
+        let share = panels.div_ceil(STREAMED_BLOCKS).max(STREAMED_PANELS);
         return (rows, evenly(panels, room.min(share).max(1)));
     }
     let across = panels.div_ceil(MOST_PANELS).max(wanted.min(panels / FEWEST_PANELS));

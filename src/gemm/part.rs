@@ -48,6 +48,8 @@ pub trait Operands<C: Compute> {
     fn lie(&self) -> Lie;
     /// The panels, where the weight lies in those of the compute type.
     fn panels(&self) -> &[C];
+    /// The first column, where it is of the compute type and lies side by side.
+    fn column(&self) -> Option<&[C]>;
     /// Lays out a block of the weight in panels.
     fn pack_weight(&self, level: simd::Level, depth: Range<usize>, cols: Range<usize>, target: &mut [C]);
     /// See [`stream::stream`].
@@ -114,6 +116,13 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         match self.weight {
             Weight::Packed { panels, .. } => Matrix::from(panels).same_type().and_then(|row| row.row(0)).unwrap_or(&[]),
             Weight::Matrix(_) => &[],
+        }
+    }
+
+    fn column(&self) -> Option<&[T::Acc]> {
+        match self.weight {
+            Weight::Matrix(weight) => weight.transpose().same_type().and_then(|columns| columns.row(0)),
+            Weight::Packed { .. } => None,
         }
     }
 

@@ -15,6 +15,55 @@ use crate::view::{Matrix, inlined};
 /// How far ahead of its use a packed weight is asked for, in bytes.
 const AHEAD: usize = 1024;
 
+/// How far ahead the rows of a weight that is not packed are asked for.
+const GROUPS_AHEAD: usize = 2;
+
+/// The blocks of k that [`dot`] sums at once.
+const CHAINS: usize = 8;
+
+/// The product of a row and a column, in blocks of `step`: several of them at once, as each is a chain in which every
+/// multiplication waits for the one before.
+pub(super) fn dot<C: Compute>(level: simd::Level, x: &[C], column: &[C], step: usize) -> C {
+    #[inline(never)]
+    fn sum<S: Simd, C: Compute>(simd: S, x: &[C], column: &[C], step: usize) -> C {
+        simd.vectorize(
+            #[inline(always)]
+            || sum_here(simd, x, column, step),
+        )
+    }
+    dispatch!(level, simd => sum(simd, x, column, step))
+}
+
+#[inline(always)]
+fn sum_here<S: Simd, C: Compute>(simd: S, x: &[C], column: &[C], step: usize) -> C {
+    let zero = C::Lanes::<S>::splat(simd, C::ZERO);
+    let step = step.max(1);
+    let mut total = None;
+    // Every lane of a vector is the same sum: multiply-adds of single numbers are not to be had at every level.
+    for (x, column) in x.chunks(CHAINS * step).zip(column.chunks(CHAINS * step)) {
+        let mut sums = [zero; CHAINS];
+        if x.len() == CHAINS * step && column.len() == x.len() {
+            for index in 0..step {
+                let (x, column) = (&x[index..], &column[index..]);
+                for chain in 0..CHAINS {
+                    let (Some(&x), Some(&w)) = (x.get(chain * step), column.get(chain * step)) else { continue };
+                    sums[chain] = C::Lanes::<S>::splat(simd, x).mul_add(C::Lanes::<S>::splat(simd, w), sums[chain]);
+                }
+            }
+        } else {
+            for ((sum, x), column) in sums.iter_mut().zip(x.chunks(step)).zip(column.chunks(step)) {
+                for (&x, &w) in x.iter().zip(column) {
+                    *sum = C::Lanes::<S>::splat(simd, x).mul_add(C::Lanes::<S>::splat(simd, w), *sum);
+                }
+            }
+        }
+        for &sum in sums.iter().take(x.len().div_ceil(step)) {
+            total = Some(total.map_or(sum, |total| total + sum));
+        }
+    }
+    total.unwrap_or(zero).as_slice().first().copied().unwrap_or(C::ZERO)
+}
+
 /// Adds the steps `depth` of k to the sums of the panels `panels`, of each so many rows, one panel after the other.
 /// `values` are x: for each [`GROUP`] of steps each row's elements.
 pub(super) fn stream<W: Float>(
@@ -139,7 +188,8 @@ fn over_matrix<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
         };
     }
     let dense = weight.as_slice().unwrap_or(&[]);
-    let to_next_group = weight.row_stride().wrapping_mul(GROUP as isize);
+    let mut padded = [[W::ZERO; MAX_LANES]; GROUP];
+    let ahead = weight.row_stride().wrapping_mul((GROUPS_AHEAD * GROUP) as isize);
     let line = |step: usize| weight.row(step).and_then(|row| row.get(..cols)).unwrap_or(&[]);
     for (start, values) in (0..steps).step_by(GROUP).zip(values.chunks(GROUP * rows)) {
         let (values, _) = values.as_chunks::<GROUP>();
@@ -152,26 +202,25 @@ fn over_matrix<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
             for index in 0..GROUP {
                 let Some(part) = lines[index].get(place..place + width) else { return };
                 parts[index] = part;
-                // The next group's: on pages of their own, which the CPU does not foresee.
-                simd::prefetch(part.as_ptr().wrapping_offset(to_next_group));
+                // A later group's: on pages of their own, which the CPU does not foresee.
+                simd::prefetch(part.as_ptr().wrapping_offset(ahead));
             }
             add_steps::<S, C, W, V>(simd, parts, count, values, sums);
         }
         if cols > whole
             && let Some(sums) = all_sums.next()
         {
-            let mut padded = [[W::ZERO; MAX_LANES]; GROUP];
+            // What follows the row is never looked at, so that it may be the next one.
+            let longer =
+                |index: usize| dense.get((start + index) * cols + whole..(start + index) * cols + whole + width);
+            for index in 0..GROUP {
+                if longer(index).is_none() {
+                    copy_short(lines[index].get(whole..).unwrap_or(&[]), &mut padded[index]);
+                }
+            }
             let mut parts: [&[W]; GROUP] = [&[]; GROUP];
-            let steps = start..start + GROUP;
-            for (((part, padded), line), step) in parts.iter_mut().zip(&mut padded).zip(lines).zip(steps) {
-                // What follows the row is never looked at, so that it may be the next one.
-                let place = step * cols + whole;
-                *part = if let Some(longer) = dense.get(place..place + width) {
-                    longer
-                } else {
-                    copy_short(line.get(whole..).unwrap_or(&[]), padded);
-                    &padded[..width]
-                };
+            for index in 0..GROUP {
+                parts[index] = longer(index).unwrap_or(&padded[index][..width]);
             }
             add_steps::<S, C, W, V>(simd, parts, count, values, sums);
         }
