@@ -8,7 +8,7 @@ mod fuzz;
 
 use std::path::Path;
 
-/// How many cases are made beyond the corpus, for each target.
+/// How many cases are made beyond the corpus, for each target; POLYGLOT_FUZZ_CASES asks for another number.
 const CASES: usize = 300;
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
@@ -24,8 +24,9 @@ fn check(target: &str, run: fn(&[u8])) {
     for bytes in &corpus {
         run(bytes);
     }
-    let mut random = fuzz::random(0x5eed);
-    for _ in 0..CASES {
+    let cases = std::env::var("POLYGLOT_FUZZ_CASES").map_or(CASES, |cases| cases.parse().expect("a number"));
+    let mut random = fuzz::random(0x5eed ^ cases as u64);
+    for _ in 0..cases {
         let mut bytes = corpus[random(corpus.len())].clone();
         bytes.resize(bytes.len().max(1 + random(160)), 0);
         for _ in 0..=random(8) {
