@@ -124,7 +124,9 @@ fn check_dropout_add<T: Number>(case: &Case, x: &[T], (rows, cols): (usize, usiz
             let right = product + residual;
             let finite = [x, weight, factor, residual].into_iter().all(f64::is_finite);
             let size = first.abs().max(product.abs()).max(residual.abs());
-            if right.is_nan() && !finite {
+            // Where finite factors overflow, it is not said when.
+            let overflows = product.is_infinite() && [x, weight, factor].into_iter().all(f64::is_finite);
+            if right.is_nan() && !finite && !overflows {
                 assert!(found.is_nan(), "{} {}: found {found:?}, right is NaN", T::NAME, what());
             } else if finite && size < most::<T>() / 4.0 {
                 let roundoff = compute_roundoff::<T>();

@@ -123,7 +123,13 @@ impl Right {
             return Some(Self { normal: vec![0.0; row.len()], pure: false });
         }
         let variance = exact_sum(rest.iter().map(|x| (x / spread).powi(2))) / count;
+        let plain = eps;
         let eps = eps * first * first * second * second / spread / spread;
+        if !eps.is_finite() {
+            // Beside eps the variance is nothing.
+            let root = plain.sqrt();
+            return Some(Self { normal: rest.iter().map(|x| x / first / second / root).collect(), pure: false });
+        }
         let deviation = (variance + eps).sqrt();
         let normal = rest.iter().map(|x| x / spread / deviation).collect();
         Some(Self { normal, pure: eps < 1e-300 })
@@ -142,7 +148,7 @@ fn check_row<T: Number>(right: &Right, rms: bool, affine: (Option<&[T]>, Option<
             continue;
         }
         let scale = if rms { normal.abs() } else { normal.abs() + 1.0 };
-        let bound = steps * roundoff * (scale * weight.abs() + bias.abs()) + (2.0 + 2.0 * weight.abs()) * least::<T>();
+        let bound = steps * roundoff * (scale * weight.abs() + bias.abs()) + (4.0 + 4.0 * weight.abs()) * least::<T>();
         assert_close(value, product + bias, bound, || {
             format!("{what} column {col}: {normal:e} * {weight:e} + {bias:e}")
         });
