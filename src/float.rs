@@ -260,6 +260,7 @@ macro_rules! native {
                 lanes.store_slice(target);
             }
 
+            #[cfg(not(polyglot_compile_on_use))]
             entry_points!();
         }
 
@@ -325,6 +326,7 @@ macro_rules! half {
                 crate::simd::$narrow::<S>(lanes, crate::simd::bits_mut(target));
             }
 
+            #[cfg(not(polyglot_compile_on_use))]
             entry_points!();
         }
     };

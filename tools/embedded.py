@@ -43,6 +43,8 @@ class Toolchain:
     def __init__(self, targets):
         installed = self.output("rustup", "target", "list", "--installed").split()
         self.environment = dict(os.environ, CARGO_TARGET_DIR=str(TARGET_DIR))
+        # Programs of a few operations: what they do not use need not be compiled.
+        self.environment["RUSTFLAGS"] = "--cfg polyglot_compile_on_use"
         self.cargo, self.flags = ["cargo"], []
         if not set(targets) <= set(installed):
             if not Path("/usr/share/doc/rust-web-src").exists():
@@ -195,8 +197,8 @@ def portable(toolchain):
 
 def web(toolchain, vectors):
     """Runs the classifier as a WebAssembly module, with and without its vectors."""
-    rustflags = "-Ctarget-feature=+simd128" if vectors else ""
-    toolchain.build([WASM], "--example", "web", CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS=rustflags)
+    rustflags = toolchain.environment["RUSTFLAGS"] + (" -Ctarget-feature=+simd128" if vectors else "")
+    toolchain.build([WASM], "--example", "web", RUSTFLAGS=rustflags)
     module = TARGET_DIR / WASM / "release" / "examples" / "web.wasm"
     if not shutil.which("node"):
         apt("nodejs")
