@@ -155,7 +155,7 @@ test-levels:            ## Rust tests on emulated CPUs with SSE4.2 and with AVX2
 test-aarch64:           ## Rust tests on an emulated aarch64 CPU with NEON: tools/test_aarch64.sh lists what it needs
 	tools/test_aarch64.sh
 
-test-avx512:            ## Rust tests at AVX-512 in an emulated machine: tools/test_avx512.sh lists what it needs; an hour
+test-avx512:            ## Rust tests at AVX-512 in an emulated machine: tools/test_avx512.sh says how far that gets
 	tools/test_avx512.sh target/avx512
 
 lint: $(VENV)/.lint     ## formatting and clippy, warnings denied, for every combination of features; Python too
