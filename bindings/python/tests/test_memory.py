@@ -14,6 +14,8 @@ MB = 2**20
 
 @pytest.fixture(autouse=True)
 def _empty():
+    # Whatever limit the fuzz of set_cache_limit left.
+    pb.set_cache_limit(256 * MB)
     pb.clear_cache()
     yield
     pb.set_cache_limit(256 * MB)
