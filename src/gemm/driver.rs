@@ -89,7 +89,7 @@ const FEWEST_ROWS: usize = 160;
 /// The columns of a block in panels: what is packed of them for one block of k stays in the cache's second level.
 const MOST_PANELS: usize = 16;
 /// The fewest, where there are more.
-const FEWEST_PANELS: usize = 4;
+const FEWEST_PANELS: usize = 2;
 /// The sums of a block of few rows, in bytes: they stay in the cache's first level.
 const STREAMED_SUMS: usize = 16 << 10;
 /// Such work is cut in two where there are columns for it, not in more: long rows are read faster than short ones.
@@ -116,7 +116,8 @@ fn reading(bytes: usize) -> f32 {
 fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool) -> (usize, usize) {
     let panels = cols.div_ceil(panel_width::<C>());
     let work = rows.saturating_mul(k.max(1)).saturating_mul(cols);
-    let wanted = (work / BLOCK_WORK).clamp(1, USUAL_BLOCKS);
+    // A power of two: three blocks would keep two threads as long as four.
+    let wanted = (work / BLOCK_WORK).clamp(1, USUAL_BLOCKS).next_power_of_two();
     let evenly = |count: usize, most: usize| count.div_ceil(count.div_ceil(most.max(1)).max(1));
     if few {
         let room = STREAMED_SUMS / (64 * rows).max(1);
