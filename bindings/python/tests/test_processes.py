@@ -61,6 +61,8 @@ def test_ctrl_c_in_a_long_call(module):
     """As in NumPy: the call is finished, then comes the KeyboardInterrupt."""
     code = f"""
 import os, signal, threading, time, numpy as np, {module} as module
+# A shell starts what runs in the background with the signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 x, out = np.ones((1500, 1500)), np.zeros((1500, 1500))
 try:
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
