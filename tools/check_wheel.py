@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from pathlib import Path
 
+LICENSE = Path(__file__).resolve().parents[1] / "LICENSE"
 MOST_BYTES = 2 * 10**6
 MOST_MILLISECONDS = 5.0
 
@@ -32,7 +34,9 @@ def main(wheel):
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert any(name.endswith("py.typed") for name in names), "no py.typed"
-        assert any("LICENSE" in name for name in names), "no licence"
+        # maturin takes it from beside pyproject.toml, so there is a copy of the crate's.
+        licences = [archive.read(name) for name in names if name.endswith("/licenses/LICENSE")]
+        assert licences == [LICENSE.read_bytes()], f"{len(licences)} licences, or another than {LICENSE}"
         assert not any("/tests/" in name for name in names), "tests in the wheel"
         boms = [name for name in names if "/sboms/" in name]
         assert boms, "no bill of materials"
