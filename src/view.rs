@@ -1459,58 +1459,102 @@ unsafe fn pad<S: Simd, T: Float>(simd: S, source: *const T, count: usize) -> Lan
 /// The right operand of a register tile: for each step of k, `width` elements side by side of each of `G` panels.
 #[cfg(feature = "std")]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Strip<'a, W, const G: usize> {
-    panels: [*const W; G],
-    /// The elements of a panel in a step; those of the next step follow.
-    width: usize,
+pub(crate) struct Strip<'a, W> {
+    start: *const W,
+    panels: usize,
     steps: usize,
+    /// The elements of a panel in a step.
+    width: usize,
+    /// From a panel to the next and from a step to the next.
+    panel_stride: isize,
+    step_stride: isize,
     lifetime: PhantomData<&'a W>,
 }
 
 #[cfg(feature = "std")]
-impl<'a, W: Copy, const G: usize> Strip<'a, W, G> {
-    /// Packed panels, each step's elements of which follow the former step's. `None` where one is too short.
+impl<'a, W: Copy> Strip<'a, W> {
+    /// Packed panels, each step's elements of which follow the former step's: (how many, from one to the next).
+    /// `None` where there are not that many numbers.
     #[inline(always)]
-    pub(crate) fn packed(panels: [&'a [W]; G], steps: usize, width: usize) -> Option<Self> {
-        let fits = panels.iter().all(|panel| panel.len() >= steps * width);
-        let panels = panels.map(|panel| panel.as_ptr());
-        fits.then_some(Self { panels, width, steps, lifetime: PhantomData })
+    pub(crate) fn packed(
+        numbers: &'a [W],
+        (panels, panel_len): (usize, usize),
+        steps: usize,
+        width: usize,
+    ) -> Option<Self> {
+        let needed = panels.saturating_sub(1).checked_mul(panel_len)?.checked_add(steps.checked_mul(width)?)?;
+        (panels > 0 && needed <= numbers.len()).then_some(Self {
+            start: numbers.as_ptr(),
+            panels,
+            steps,
+            width,
+            panel_stride: panel_len as isize,
+            step_stride: width as isize,
+            lifetime: PhantomData,
+        })
+    }
+
+    /// The rows of a matrix as steps, whole panels of its columns. `None` where the elements of a row do not lie side by
+    /// side.
+    #[inline(always)]
+    pub(crate) fn of_rows(matrix: Matrix<'a, W>, width: usize) -> Option<Self> {
+        matrix.has_contiguous_rows().then_some(Self {
+            start: matrix.data,
+            panels: matrix.cols / width.max(1),
+            steps: matrix.rows,
+            width,
+            panel_stride: width as isize,
+            step_stride: matrix.row_stride,
+            lifetime: PhantomData,
+        })
+    }
+
+    /// From a step's elements to those that will be needed soon, in bytes: some steps later, but in a packed panel no
+    /// less than `least` bytes.
+    #[inline(always)]
+    pub(crate) fn ahead(&self, steps: isize, least: isize) -> isize {
+        let bytes = self.step_stride.wrapping_mul(steps * size_of::<W>() as isize);
+        if self.step_stride == self.width as isize { least } else { bytes }
     }
 
     /// Calls `body` for each step, in order, with the step's element of each of `R` rows of `x`, from `row` on, and the
-    /// step's elements of each panel. False where `x` does not fit: too few rows, another number of columns than there
-    /// are steps, or rows whose elements do not lie side by side. `width` must be the width that the strip was made
-    /// with: it is passed again because here it is a constant.
+    /// step's elements of each of the first `G` panels. False where it does not fit: too few rows or panels, another
+    /// number of columns of `x` than there are steps, or rows whose elements do not lie side by side. `width` must be
+    /// the width that the strip was made with: it is passed again because here it is a constant.
     #[inline(always)]
-    pub(crate) fn for_each<'x, A: Copy, const R: usize>(
+    pub(crate) fn for_each<'x, A: Copy, const R: usize, const G: usize>(
         self,
         x: Matrix<'x, A>,
         row: usize,
         width: usize,
         mut body: impl FnMut([&'x A; R], [&'a [W]; G]),
     ) -> bool {
-        if width != self.width || x.cols != self.steps || row + R > x.rows || !x.has_contiguous_rows() {
+        let fits = G <= self.panels && width == self.width && x.cols == self.steps && row + R <= x.rows;
+        if !fits || !x.has_contiguous_rows() {
             return false;
         }
         let mut rows = [x.data; R];
         for (index, start) in rows.iter_mut().enumerate() {
             *start = x.offset(row + index, 0);
         }
+        let mut start = self.start;
         // Loops and not `map`, which is not always inlined.
         for step in 0..self.steps {
-            // SAFETY: `step` lies within each row, as was just checked, and the step's elements within each panel, as
-            // the constructor checked.
+            // SAFETY: `step` lies within each row, as was just checked, and the step's elements of each panel among
+            // those that the constructor was given.
             unsafe {
                 let mut values = [&*rows[0].add(step); R];
                 for index in 1..R {
                     values[index] = &*rows[index].add(step);
                 }
-                let mut panels = [slice::from_raw_parts(self.panels[0].add(step * width), width); G];
+                let mut panels = [slice::from_raw_parts(start, width); G];
                 for index in 1..G {
-                    panels[index] = slice::from_raw_parts(self.panels[index].add(step * width), width);
+                    let panel = start.offset(index as isize * self.panel_stride);
+                    panels[index] = slice::from_raw_parts(panel, width);
                 }
                 body(values, panels);
             }
+            start = start.wrapping_offset(self.step_stride);
         }
         true
     }

@@ -84,18 +84,19 @@ const SMALL_SUMS: usize = 1 << 12;
 const USUAL_BLOCKS: usize = 8;
 /// The most rows of a block, which bounds its scratch memory.
 const MOST_ROWS: usize = 512;
-/// The fewest rows that work is cut into where there are more: each block packs the weight again.
+/// The fewest rows that work is cut into where there are more.
 const FEWEST_ROWS: usize = 160;
 /// The columns of a block in panels: what is packed of them for one block of k stays in the cache's second level.
 const MOST_PANELS: usize = 16;
-/// The fewest, where there are more.
+/// The fewest, where there are more; others are a multiple of it, as tiles are two panels wide where registers are many.
 const FEWEST_PANELS: usize = 2;
-/// The sums of a block of few rows, in bytes: they stay in the cache's first level.
-const STREAMED_SUMS: usize = 16 << 10;
-/// Such work is cut in two where there are columns for it, not in more: long rows are read faster than short ones.
-const STREAMED_BLOCKS: usize = 2;
-/// The fewest columns of such a block in panels, where there are more.
-const STREAMED_PANELS: usize = 16;
+/// Work of few rows is cut into so many blocks at most, not more: long rows are read faster than short ones.
+const FEW_ROWS_BLOCKS: usize = 4;
+/// The fewest columns of such a block in panels, where there are more: as many as the widest tile has.
+const FEW_ROWS_PANELS: usize = 16;
+/// The most memory for a weight that is packed once for all blocks of rows, in bytes. It is kept from call to call.
+#[cfg(feature = "std")]
+const MOST_PACKED: usize = 32 << 20;
 
 /// The multiply-adds of `x` times a weight of `cols` columns.
 pub(crate) fn work<T: Float>(x: &Matrix<'_, T>, cols: usize) -> usize {
@@ -108,29 +109,31 @@ pub(crate) fn nanoseconds<C>(work: usize) -> f32 {
 }
 
 /// About how long it takes one core to read `bytes` that are not in its cache.
-fn reading(bytes: usize) -> f32 {
+pub(super) fn reading(bytes: usize) -> f32 {
     bytes as f32 / 25.0
 }
 
-/// How many panels and how many rows each block has.
+/// How many rows and how many panels each block has.
 fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool) -> (usize, usize) {
     let panels = cols.div_ceil(panel_width::<C>());
     let work = rows.saturating_mul(k.max(1)).saturating_mul(cols);
-    // A power of two: three blocks would keep two threads as long as four.
-    let wanted = (work / BLOCK_WORK).clamp(1, USUAL_BLOCKS).next_power_of_two();
-    let evenly = |count: usize, most: usize| count.div_ceil(count.div_ceil(most.max(1)).max(1));
     if few {
-        let room = STREAMED_SUMS / (64 * rows).max(1);
-        let share = panels.div_ceil(STREAMED_BLOCKS).max(STREAMED_PANELS);
-        return (rows, evenly(panels, room.min(share).max(1)));
+        let blocks = (panels / FEW_ROWS_PANELS).clamp(1, FEW_ROWS_BLOCKS);
+        // A power of two: three blocks would keep two threads as long as four.
+        return (rows, panels.div_ceil(blocks.next_power_of_two() >> usize::from(!blocks.is_power_of_two())));
     }
+    let wanted = (work / BLOCK_WORK).clamp(1, USUAL_BLOCKS).next_power_of_two();
     let across = panels.div_ceil(MOST_PANELS).max(wanted.min(panels / FEWEST_PANELS));
     let across = if rows > 2 * FEWEST_ROWS { panels.div_ceil(MOST_PANELS) } else { across }.max(1);
-    let block_panels = panels.div_ceil(across);
+    let block_panels = panels.div_ceil(across).next_multiple_of(FEWEST_PANELS).min(panels);
+    let across = panels.div_ceil(block_panels);
     // Rows that are short enough to need many of them for a block to be worth its while.
     let least = BLOCK_WORK / block_panels.saturating_mul(panel_width::<C>()).saturating_mul(k.max(1)).max(1);
     let most = rows.div_ceil(wanted.div_ceil(across)).clamp(FEWEST_ROWS, MOST_ROWS).max(least);
-    (evenly(rows, most), block_panels)
+    // An odd number of equal blocks would keep two threads as long as one more.
+    let down = rows.div_ceil(most);
+    let down = if down > 1 && !(down * across).is_multiple_of(2) { down + 1 } else { down };
+    (rows.div_ceil(down), block_panels)
 }
 
 /// Computes `product` into `out`, on all threads or on this one.
@@ -176,7 +179,7 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
     finish: Finish<'_, T>,
-    out: MatrixMut<'_, T>,
+    #[cfg_attr(not(feature = "std"), allow(unused_mut, reason = "lent once more with std"))] mut out: MatrixMut<'_, T>,
     threads: bool,
 ) {
     let ((rows, cols), k) = (out.shape(), x.cols());
@@ -184,11 +187,33 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
         return run_block(x, weight, finish, out);
     }
     #[cfg(feature = "std")]
-    let few = rows <= super::block::FEW_ROWS;
+    let few = rows <= super::FEW_ROWS;
     #[cfg(not(feature = "std"))]
     let few = true;
     let (block_rows, block_panels) = cut::<T::Acc>((rows, k, cols), few);
-    let block_cols = block_panels * panel_width::<T::Acc>();
+    let size = (block_rows, block_panels * panel_width::<T::Acc>());
+    #[cfg(feature = "std")]
+    if block_rows < rows && !few {
+        let packed = Sides { x, weight }.with_packed(MOST_PACKED, threads, |panels| {
+            run_cut(x, Weight::Packed { panels, shape: (k, cols) }, finish, out.reborrow(), size, threads);
+        });
+        if packed {
+            return;
+        }
+    }
+    run_cut(x, weight, finish, out, size, threads);
+}
+
+/// Has blocks of a size (rows, columns) computed.
+fn run_cut<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
+    x: Matrix<'_, X>,
+    weight: Weight<'_, W>,
+    finish: Finish<'_, T>,
+    mut out: MatrixMut<'_, T>,
+    (block_rows, block_cols): (usize, usize),
+    threads: bool,
+) {
+    let ((rows, cols), k) = (out.shape(), x.cols());
     let block = |rows: Range<usize>, cols: Range<usize>, out: MatrixMut<'_, T>| {
         let x = x.block(rows.clone(), 0..k);
         let (weight, finish) = (weight.part(k, cols.clone()), finish.part(rows, cols));
@@ -201,7 +226,6 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
         let bytes = k.saturating_mul(block_cols.saturating_add(block_rows)).saturating_mul(size_of::<W>());
         parallel::for_each_tile(out, (block_rows, block_cols), work.max(reading(bytes)), block);
     } else {
-        let mut out = out;
         for row in (0..rows).step_by(block_rows) {
             for col in (0..cols).step_by(block_cols) {
                 let rows = row..(row + block_rows).min(rows);

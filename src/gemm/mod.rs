@@ -1,6 +1,6 @@
 //! The matrix product under `linear`, `matmul` and `PackedLinear`. [`driver`] cuts a product into blocks and hands them
-//! to threads; [`block`] computes one of them, whatever its storage types, which [`part`] knows; [`tile`] and [`stream`] are the
-//! inner loops, [`pack`] lays operands out for the cache. Without std [`direct`] takes the place of [`block`].
+//! to threads; [`block`] computes one of them, whatever its storage types, which [`part`] knows; [`tile`] is the
+//! inner loop, [`pack`] lays operands out for the cache. Without std [`direct`] takes the place of [`block`].
 //!
 //! Each output is computed in one fixed order, whatever path computes it: k is cut into equal blocks of at most [`DEPTH`], each
 //! block is a chain of multiply-adds from zero in order of k, and the blocks are added in order. So its bits depend
@@ -11,21 +11,26 @@
 pub(crate) mod block;
 #[cfg(not(feature = "std"))]
 mod direct;
+#[cfg(feature = "std")]
+mod dot;
 pub(crate) mod driver;
 pub(crate) mod finish;
 pub(crate) mod pack;
 #[cfg(feature = "std")]
 pub(crate) mod part;
 pub(crate) mod scratch;
-#[cfg(feature = "std")]
-mod stream;
 pub(crate) mod tile;
 
 /// The most steps of a block of k: two vectors of columns of f32 over as many steps take half of a first-level cache,
 /// and stay there while rows pass. Part of what a result's bits depend on.
 pub(crate) const DEPTH: usize = 256;
 
+/// The most rows for which a weight whose rows lie side by side is not packed: so few read it once or twice.
+#[cfg(feature = "std")]
+pub(crate) const FEW_ROWS: usize = 16;
+
 /// The steps of k that are added to sums in the cache at once.
+#[cfg(not(feature = "std"))]
 pub(crate) const GROUP: usize = 4;
 
 /// The columns of a panel of a packed weight whose compute type is `C`: one cache line of them, at every CPU level.

@@ -21,8 +21,8 @@ mod blocks {
     /// CPU does not foresee.
     const ROWS_AHEAD: usize = 6;
 
-    /// Lays out a block of a weight as panels of its compute type: panel after panel, row after row, zeros past the
-    /// last column.
+    /// Lays out a block of a weight as panels of its compute type: panel after panel, row after row, any numbers past
+    /// the last column.
     #[inline(always)]
     pub(crate) fn pack_panels<S: Simd, W: Float>(simd: S, weight: Matrix<'_, W>, panels: &mut [W::Acc]) {
         let lanes = Lanes::<S, W>::LEN;
@@ -55,8 +55,42 @@ mod blocks {
             return;
         }
         let Some(last) = panels.chunks_exact_mut(panel_len).nth(whole) else { return };
+        #[cfg(feature = "std")]
+        if let Some(weight) = weight.same_type::<W::Acc>().filter(Matrix::has_contiguous_rows) {
+            let dense = weight.as_slice().unwrap_or(&[]);
+            for (step, target) in last.chunks_exact_mut(width).enumerate().take(steps) {
+                // Past the last column comes the next row: anything may stand there, and whole vectors are copied fastest.
+                if let Some(source) = dense.get(step * cols + whole * width..step * cols + (whole + 1) * width) {
+                    target.copy_from_slice(source);
+                } else {
+                    let Some(source) = weight.row(step).and_then(|row| row.get(whole * width..)) else { return };
+                    target.fill(W::Acc::ZERO);
+                    copy_short(source, target);
+                }
+            }
+            return;
+        }
         last.fill(W::Acc::ZERO);
         transpose(simd, columns.block(whole * width..cols, 0..steps), last, width, 0);
+    }
+
+    /// Copies fewer than 16 values to the beginning of `target`, in few moves.
+    #[cfg(feature = "std")]
+    #[inline(always)]
+    fn copy_short<T: Copy>(source: &[T], target: &mut [T]) {
+        let mut start = 0;
+        macro_rules! moves {
+            ($($count:literal)*) => {$(
+                if source.len() & $count != 0
+                    && let (Some(source), Some(target)) = (source.get(start..start + $count), target.get_mut(start..start + $count))
+                {
+                    target.copy_from_slice(source);
+                    start += $count;
+                }
+            )*};
+        }
+        moves!(8 4 2 1);
+        let _ = start;
     }
 
     /// Widens a panel, or part of one, to its compute type.

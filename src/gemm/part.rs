@@ -6,26 +6,18 @@ use core::ops::Range;
 
 use fearless_simd::Simd;
 
-use super::driver::{Finish, Residual, Weight};
-use super::{pack, panel_width, stream};
+use super::driver::{self, Finish, Residual, Weight};
+use super::tile::{MAX_WIDENING_ROWS, Run, run_tiles};
+use super::{FEW_ROWS, pack, panel_width, scratch};
 use crate::error::Shape;
 use crate::float::{Compute, Float};
 use crate::ops::activation::Activation;
+use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{Matrix, MatrixMut};
+use crate::view::{Line, Matrix, MatrixMut, Strip};
 
-/// How a weight lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lie {
-    /// In panels of the compute type.
-    Panels,
-    /// In panels of a narrower type.
-    NarrowPanels,
-    /// The elements of each row side by side.
-    Rows,
-    /// Otherwise.
-    Scattered,
-}
+/// The panels that are packed at once: so that much of each row of a weight is read together.
+const PACKED_AT_ONCE: usize = 16;
 
 /// Rows and columns of a block, and their sums: row r's begin at `r * stride`.
 #[derive(Debug)]
@@ -45,15 +37,17 @@ pub trait Operands<C: Compute> {
     fn x(&self) -> Option<Matrix<'_, C>>;
     /// Lays out a block of x row after row.
     fn widen_x(&self, level: simd::Level, rows: Range<usize>, depth: Range<usize>, target: &mut [C]);
-    fn lie(&self) -> Lie;
-    /// The panels, where the weight lies in those of the compute type.
-    fn panels(&self) -> &[C];
+    /// Whether the weight lies in panels.
+    fn is_packed(&self) -> bool;
+    /// How many panels of columns, counted from the first, tiles of so many rows read where the weight lies.
+    fn panels_in_place(&self, rows: usize) -> usize;
+    /// Runs tiles of a size (rows, panels) over such panels from `panel` on; `depth` is the run's steps. See
+    /// [`run_tiles`].
+    fn tiles(&self, level: simd::Level, size: (usize, usize), panel: usize, depth: Range<usize>, run: Run<'_, C>);
     /// The first column, where it is of the compute type and lies side by side.
     fn column(&self) -> Option<&[C]>;
     /// Lays out a block of the weight in panels.
     fn pack_weight(&self, level: simd::Level, depth: Range<usize>, cols: Range<usize>, target: &mut [C]);
-    /// See [`stream::stream`].
-    fn stream(&self, level: simd::Level, depth: Range<usize>, panels: Range<usize>, x: (&[C], usize), sums: &mut [C]);
 }
 
 /// What it asks of the result.
@@ -83,6 +77,42 @@ pub(super) struct Ending<'a, T: Float> {
     pub(super) out: MatrixMut<'a, T>,
 }
 
+impl<T: Float, W: Float<Acc = T::Acc>> Sides<'_, T, W> {
+    /// Calls `body` with the weight in panels of the compute type, packed once. Does nothing and returns false where it
+    /// lies in such panels as it is, or where they would take more than `most` bytes.
+    pub(super) fn with_packed(&self, most: usize, threads: bool, body: impl FnOnce(&[T::Acc])) -> bool {
+        let width = const { panel_width::<T::Acc>() };
+        let (k, cols) = self.weight.shape();
+        let fits = |len: &usize| (1..=most / size_of::<T::Acc>()).contains(len);
+        let Some(len) = pack::packed_len::<T::Acc>(k, cols).filter(fits) else { return false };
+        if self.is_packed() && is_same::<W, T::Acc>() {
+            return false;
+        }
+        scratch::with_shared(|scratch| {
+            let [lines] = scratch.parts([len * size_of::<T::Acc>()]);
+            let Some(panels) = Line::numbers::<T::Acc>(lines).get_mut(..len) else { return };
+            let level = simd::level();
+            let pack = |part: Range<usize>, panels: &mut [T::Acc]| {
+                let cols = part.start / k..(part.end / k).min(cols);
+                self.pack_weight(level, 0..k, cols, panels);
+            };
+            let chunk = PACKED_AT_ONCE * width * k;
+            if threads {
+                let cost = driver::reading(chunk * (size_of::<T::Acc>() + size_of::<W>()));
+                parallel::for_each_tile((&mut *panels).into(), (1, chunk), cost, |_, part, mut panels| {
+                    pack(part, panels.row_mut(0).unwrap_or(&mut []));
+                });
+            } else {
+                for (start, panels) in (0..len).step_by(chunk).zip(panels.chunks_mut(chunk)) {
+                    pack(start..start + panels.len(), panels);
+                }
+            }
+            body(panels);
+        });
+        true
+    }
+}
+
 fn is_same<T: 'static, U: 'static>() -> bool {
     TypeId::of::<T>() == TypeId::of::<U>()
 }
@@ -103,19 +133,34 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         dispatch!(level, simd => widen(simd, self.x.block(rows.clone(), depth.clone()), target));
     }
 
-    fn lie(&self) -> Lie {
+    fn is_packed(&self) -> bool {
+        matches!(self.weight, Weight::Packed { .. })
+    }
+
+    fn panels_in_place(&self, rows: usize) -> usize {
+        // More rows than that fill more than one tile, and each widens anew.
+        if !is_same::<W, T::Acc>() && rows > MAX_WIDENING_ROWS {
+            return 0;
+        }
+        let width = const { panel_width::<T::Acc>() };
         match self.weight {
-            Weight::Packed { .. } if is_same::<W, T::Acc>() => Lie::Panels,
-            Weight::Packed { .. } => Lie::NarrowPanels,
-            Weight::Matrix(weight) if weight.has_contiguous_rows() => Lie::Rows,
-            Weight::Matrix(_) => Lie::Scattered,
+            Weight::Packed { shape: (_, cols), .. } => cols.div_ceil(width),
+            Weight::Matrix(weight) if rows <= FEW_ROWS && weight.has_contiguous_rows() => weight.cols() / width,
+            Weight::Matrix(_) => 0,
         }
     }
 
-    fn panels(&self) -> &[T::Acc] {
-        match self.weight {
-            Weight::Packed { panels, .. } => Matrix::from(panels).same_type().and_then(|row| row.row(0)).unwrap_or(&[]),
-            Weight::Matrix(_) => &[],
+    fn tiles(&self, level: simd::Level, size: (usize, usize), panel: usize, depth: Range<usize>, run: Run<'_, T::Acc>) {
+        let width = const { panel_width::<T::Acc>() };
+        let strip = match self.weight {
+            Weight::Packed { panels, shape: (k, _) } => {
+                let numbers = panels.get((panel * k + depth.start) * width..).unwrap_or(&[]);
+                Strip::packed(numbers, (size.1, k * width), depth.len(), width)
+            }
+            Weight::Matrix(weight) => Strip::of_rows(weight.block(depth, panel * width..weight.cols()), width),
+        };
+        if let Some(strip) = strip {
+            run_tiles::<T::Acc, W>(level, size, strip, run);
         }
     }
 
@@ -155,17 +200,6 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
                 }
             }
         }
-    }
-
-    fn stream(
-        &self,
-        level: simd::Level,
-        depth: Range<usize>,
-        panels: Range<usize>,
-        x: (&[T::Acc], usize),
-        sums: &mut [T::Acc],
-    ) {
-        stream::stream(level, self.weight, depth, panels, x, sums);
     }
 }
 

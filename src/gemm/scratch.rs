@@ -4,6 +4,8 @@
 #[cfg(feature = "std")]
 use std::cell::Cell;
 #[cfg(feature = "std")]
+use std::thread::LocalKey;
+#[cfg(feature = "std")]
 use std::vec::Vec;
 
 use crate::view::Line;
@@ -11,6 +13,8 @@ use crate::view::Line;
 #[cfg(feature = "std")]
 std::thread_local! {
     static LINES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    /// What blocks share, so that each may have scratch memory of its own meanwhile.
+    static SHARED: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
 /// What there is where it lies on the stack.
@@ -60,9 +64,20 @@ impl Scratch {
 /// Lends this thread's scratch memory to `body`. A call within a call gets memory of its own.
 #[cfg(feature = "std")]
 pub(crate) fn with<R>(body: impl FnOnce(&mut Scratch) -> R) -> R {
-    let mut scratch = Scratch(LINES.take());
+    lend(&LINES, body)
+}
+
+/// Lends memory for what several blocks of a product read, while they use what [`with`] lends.
+#[cfg(feature = "std")]
+pub(crate) fn with_shared<R>(body: impl FnOnce(&mut Scratch) -> R) -> R {
+    lend(&SHARED, body)
+}
+
+#[cfg(feature = "std")]
+fn lend<R>(lines: &'static LocalKey<Cell<Vec<Line>>>, body: impl FnOnce(&mut Scratch) -> R) -> R {
+    let mut scratch = Scratch(lines.take());
     let result = body(&mut scratch);
-    LINES.set(scratch.0);
+    lines.set(scratch.0);
     result
 }
 

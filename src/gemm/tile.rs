@@ -1,35 +1,62 @@
-//! The two inner loops. [`run_tiles`]: a few rows by a few panels of columns, their sums in registers over one block
-//! of k, for products of many rows. [`add_steps`]: a few steps of k added to the sums of a panel, which lie in the
-//! first-level cache, for products of few rows. Nothing here knows shapes or threads.
+//! The inner loop. [`run_tiles`]: a few rows by a few panels of columns, their sums in registers over one block of k.
+//! Without std, [`add_steps`]: a few steps of k added to the sums of a panel. Nothing here knows shapes or threads.
+
+#![cfg_attr(feature = "std", allow(unreachable_pub, reason = "named by hidden methods of the public trait `Float`"))]
+
+#[cfg(feature = "std")]
+use core::ops::Range;
 
 #[cfg(feature = "std")]
 use fearless_simd::Select;
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
+#[cfg(not(feature = "std"))]
 use super::GROUP;
+#[cfg(feature = "std")]
+use super::driver::runs;
+#[cfg(feature = "std")]
+use crate::float::MAX_LANES;
 use crate::float::{Compute, Float};
 #[cfg(feature = "std")]
 use crate::simd::{self, dispatch};
 #[cfg(feature = "std")]
-use crate::view::{Matrix, MatrixMut, Strip};
+use crate::view::{Matrix, MatrixMut, Strip, inlined};
 
 /// The most rows of a tile at any CPU level.
 #[cfg(feature = "std")]
-const MAX_ROWS: usize = 8;
+const MAX_ROWS: usize = 12;
 
-/// The panels of a wide tile.
+/// The most rows of a tile that widens a weight as it reads it: for more it is cheaper to widen it once.
 #[cfg(feature = "std")]
-const WIDE: usize = 3;
+pub(crate) const MAX_WIDENING_ROWS: usize = 4;
+
+/// The most vectors of columns of a tile. One row is multiplied as fast as its weight can be read, and the longer the
+/// pieces in which it is read, the faster that goes.
+#[cfg(feature = "std")]
+pub(crate) const MOST_VECTORS: usize = 16;
+
+/// The most columns of a tile.
+#[cfg(feature = "std")]
+pub(crate) const MOST_COLUMNS: usize = MOST_VECTORS * MAX_LANES;
+
+/// The most packed panels that a tile reads at once.
+#[cfg(feature = "std")]
+const MOST_STREAMS: usize = 8;
+
+/// Tiles of so few rows read weights faster than the CPU foresees.
+#[cfg(feature = "std")]
+const PREFETCHED_ROWS: usize = 4;
+
+/// How far ahead they ask for a weight: rows of one that is not packed, bytes of a packed panel.
+#[cfg(feature = "std")]
+const AHEAD: (isize, isize) = (4, 1024);
 
 /// The left operand and the sums of a run of tiles over one strip of panels.
 #[cfg(feature = "std")]
 #[derive(Debug)]
-pub(crate) struct Run<'a, C> {
+pub struct Run<'a, C> {
     /// Rows of equal tiles, their elements side by side.
     pub(crate) x: Matrix<'a, C>,
-    /// The panels from the first on: each so many numbers after the other.
-    pub(crate) panels: &'a [C],
-    pub(crate) panel_len: usize,
     /// The sums of these rows, each as long as the strip is wide.
     pub(crate) sums: &'a mut [C],
     /// Whether this is the first block of k; the sums of later blocks are added to what is there.
@@ -41,7 +68,7 @@ pub(crate) struct Run<'a, C> {
 /// Where complete sums go from the registers.
 #[cfg(feature = "std")]
 #[derive(Debug)]
-pub(crate) struct Store<'a, C> {
+pub struct Store<'a, C> {
     /// As many as the strip has columns.
     pub(crate) bias: &'a [C],
     pub(crate) relu: bool,
@@ -49,44 +76,89 @@ pub(crate) struct Store<'a, C> {
     pub(crate) out: MatrixMut<'a, C>,
 }
 
-/// How a CPU level cuts products whose compute type is `C` into tiles.
+/// Rows that are cut into equal tiles.
 #[cfg(feature = "std")]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TileSize {
-    /// The most rows of a tile.
-    pub(crate) rows: usize,
-    /// Tiles of so many panels or of one.
-    pub(crate) panels: usize,
+pub(crate) struct TiledRows {
+    start: usize,
+    tiles: usize,
+    /// The rows of each tile.
+    pub(crate) each: usize,
+    /// The vectors of a panel.
+    vectors: usize,
 }
 
 #[cfg(feature = "std")]
-impl TileSize {
-    pub(crate) fn at<C: Compute>(level: simd::Level) -> Self {
-        #[inline(always)]
-        fn size<S: Simd, C: Compute>(_: S) -> TileSize {
-            let vectors = const { vectors::<S, C>() };
-            let rows = max_rows(vectors);
-            TileSize { rows, panels: if fits(rows, WIDE, vectors) { WIDE } else { 1 } }
-        }
-        dispatch!(level, simd => size::<_, C>(simd))
+impl TiledRows {
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.start..self.start + self.tiles * self.each
+    }
+
+    /// How many panels the next tiles take where so many are left. Packed panels are streams of their own, which a cache
+    /// has few places for where they are a power of two apart: so at most [`MOST_STREAMS`] of them.
+    pub(crate) fn panels(&self, left: usize, packed: bool) -> usize {
+        let most = if packed { left.min(MOST_STREAMS) } else { left };
+        (1..=wide(self.each, self.vectors).min(most))
+            .rev()
+            .find(|&panels| fits(self.each, panels, self.vectors))
+            .unwrap_or(1)
     }
 }
 
-/// Multiplies tiles of `rows` rows by a strip of `panels` panels, at a CPU level. The numbers are those that
-/// [`TileSize`] tells; rows may be as few as half.
+/// Cuts rows into tiles of nearly the same size for products whose compute type is `C`: one run of them or two.
 #[cfg(feature = "std")]
-pub(crate) fn run_tiles<C: Compute>(level: simd::Level, rows: usize, panels: usize, run: Run<'_, C>) {
+pub(crate) fn tiled_rows<C: Compute>(level: simd::Level, rows: Range<usize>) -> impl Iterator<Item = TiledRows> {
+    let vectors = vectors_at::<C>(level);
+    let mut start = rows.start;
+    runs(rows.len(), max_rows(vectors)).into_iter().filter(|&(tiles, each)| tiles * each > 0).map(
+        move |(tiles, each)| {
+            let run = TiledRows { start, tiles, each, vectors };
+            start = run.range().end;
+            run
+        },
+    )
+}
+
+/// The most rows of a tile of compute type `C` at a CPU level.
+#[cfg(feature = "std")]
+pub(crate) fn max_tile_rows<C: Compute>(level: simd::Level) -> usize {
+    max_rows(vectors_at::<C>(level))
+}
+
+#[cfg(feature = "std")]
+fn vectors_at<C: Compute>(level: simd::Level) -> usize {
     #[inline(always)]
-    fn by_vectors<S: Simd, C: Compute>(simd: S, rows: usize, panels: usize, run: Run<'_, C>) {
+    fn at<S: Simd, C: Compute>(_: S) -> usize {
+        const { vectors::<S, C>() }
+    }
+    dispatch!(level, simd => at::<_, C>(simd))
+}
+
+/// Multiplies tiles of `rows` rows by the first `panels` panels of a strip, at a CPU level. The numbers are those that
+/// [`TiledRows`] tells; at most [`MAX_WIDENING_ROWS`] rows where `W` is another type than `C`.
+#[cfg(feature = "std")]
+pub(crate) fn run_tiles<C: Compute, W: Float<Acc = C>>(
+    level: simd::Level,
+    (rows, panels): (usize, usize),
+    strip: Strip<'_, W>,
+    run: Run<'_, C>,
+) {
+    #[inline(always)]
+    fn by_vectors<S: Simd, C: Compute, W: Float<Acc = C>>(
+        simd: S,
+        size: (usize, usize),
+        strip: Strip<'_, W>,
+        run: Run<'_, C>,
+    ) {
         if const { vectors::<S, C>() == 1 } {
-            choose::<S, C, 1>(simd, rows, panels, run);
+            choose::<S, C, W, 1>(simd, size, strip, run);
         } else if const { vectors::<S, C>() == 2 } {
-            choose::<S, C, 2>(simd, rows, panels, run);
+            choose::<S, C, W, 2>(simd, size, strip, run);
         } else {
-            choose::<S, C, 4>(simd, rows, panels, run);
+            choose::<S, C, W, 4>(simd, size, strip, run);
         }
     }
-    dispatch!(level, simd => by_vectors(simd, rows, panels, run));
+    dispatch!(level, simd => by_vectors(simd, (rows, panels), strip, run));
 }
 
 /// How many vectors a panel is wide.
@@ -97,23 +169,55 @@ pub(crate) const fn vectors<S: Simd, C: Compute>() -> usize {
 /// Calls [`tiles`] for the number of rows and panels; only what a level uses is compiled for it.
 #[cfg(feature = "std")]
 #[inline(always)]
-fn choose<S: Simd, C: Compute, const V: usize>(simd: S, rows: usize, panels: usize, run: Run<'_, C>) {
+fn choose<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
+    simd: S,
+    size: (usize, usize),
+    strip: Strip<'_, W>,
+    run: Run<'_, C>,
+) {
     macro_rules! among {
-        ($(($r:literal, $g:literal))*) => {
-            match (rows, panels) {
-                $(($r, $g) if const { fits($r, $g, V) } => tiles::<S, C, $r, $g, V>(simd, run),)*
-                _ => {}
+        ($($r:literal: $($g:literal)*,)*) => {
+            match size {
+                $($(($r, $g) if const { fits($r, $g, V) && ($r <= MAX_WIDENING_ROWS || is_wide::<C, W>()) } => {
+                    tiles::<S, C, W, $r, $g, V>(simd, strip, run);
+                })*)*
+                _ => debug_assert!(false, "no tile of {size:?}"),
             }
         };
     }
-    among!((1, 1)(2, 1)(3, 1)(4, 1)(5, 1)(6, 1)(7, 1)(8, 1)(4, 3)(5, 3)(6, 3)(7, 3)(8, 3));
+    among!(
+        1: 1 2 3 4 6 8 16, 2: 1 2 3 4 8 12, 3: 1 2 8, 4: 1 2 6, 5: 1 2 4, 6: 1 2 4, 7: 1 2 3, 8: 1 2 3, 9: 1 2, 10: 1 2, 11: 1 2,
+        12: 1 2,
+    );
 }
 
-/// Whether a tile is one of those that a level with `vectors` vectors a panel uses.
+/// Whether weights of `W` need no widening. A type of a user's that is as wide is taken for one that does not.
+#[cfg(feature = "std")]
+const fn is_wide<C, W>() -> bool {
+    size_of::<C>() == size_of::<W>()
+}
+
+/// Whether a tile is one of those that a level with `vectors` vectors a panel uses: the widest, and some for what is
+/// left of columns, more of them where rows are too few to hide how long a multiplication takes.
 #[cfg(feature = "std")]
 const fn fits(rows: usize, panels: usize, vectors: usize) -> bool {
-    let most = max_rows(vectors);
-    rows <= most && rows >= most.div_ceil(2) && (panels == 1 || most * panels * vectors <= simd::accumulators(vectors))
+    let wide = wide(rows, vectors);
+    let is_rest = panels.is_power_of_two() && panels < wide && (panels <= 2 || rows <= 2);
+    rows <= max_rows(vectors) && (panels == wide || is_rest)
+}
+
+/// The panels of the widest tile of so many rows: as many as there are accumulators for.
+#[cfg(feature = "std")]
+const fn wide(rows: usize, vectors: usize) -> usize {
+    let by_registers = simd::accumulators(vectors) / (rows * vectors);
+    let most = MOST_VECTORS / vectors;
+    if by_registers < 1 {
+        1
+    } else if by_registers > most {
+        most
+    } else {
+        by_registers
+    }
 }
 
 /// The most rows of a tile.
@@ -132,28 +236,46 @@ const fn max_rows(vectors: usize) -> usize {
 /// A function of its own, so that its loop has all registers.
 #[cfg(feature = "std")]
 #[inline(never)]
-fn tiles<S: Simd, C: Compute, const R: usize, const G: usize, const V: usize>(simd: S, run: Run<'_, C>) {
+fn tiles<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: usize, const V: usize>(
+    simd: S,
+    strip: Strip<'_, W>,
+    run: Run<'_, C>,
+) {
     simd.vectorize(
         #[inline(always)]
-        || tiles_here::<S, C, R, G, V>(simd, run),
+        || tiles_here::<S, C, W, R, G, V>(simd, strip, run),
     );
+}
+
+/// Calls `$body` for each row of a tile. Not a loop: LLVM leaves one that it finds long as a loop, and then keeps the
+/// tile in memory.
+#[cfg(feature = "std")]
+macro_rules! each_row {
+    ($rows:ident, $body:ident) => {
+        each_row!($rows, $body, 0 1 2 3 4 5 6 7 8 9 10 11)
+    };
+    ($rows:ident, $body:ident, $($row:literal)*) => {$(
+        if $row < $rows {
+            $body($row);
+        }
+    )*};
 }
 
 #[cfg(feature = "std")]
 #[inline(always)]
-fn tiles_here<S: Simd, C: Compute, const R: usize, const G: usize, const V: usize>(simd: S, run: Run<'_, C>) {
-    let Run { x, panels, panel_len, sums, first, mut store } = run;
+fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: usize, const V: usize>(
+    simd: S,
+    strip: Strip<'_, W>,
+    run: Run<'_, C>,
+) {
+    let Run { x, sums, first, mut store } = run;
     let lanes = C::Lanes::<S>::LEN;
     let width = V * lanes;
-    let mut parts: [&[C]; G] = [&[]; G];
-    for (index, part) in parts.iter_mut().enumerate() {
-        *part = panels.get(index * panel_len..).unwrap_or(&[]);
-    }
-    let Some(strip) = Strip::packed(parts, x.cols(), width) else { return };
+    let ahead = strip.ahead(AHEAD.0, AHEAD.1);
     let keep = store.is_none();
     for row in (0..x.rows()).step_by(R) {
         let mut tile = [[[C::Lanes::<S>::splat(simd, C::ZERO); V]; G]; R];
-        let target = sums.get_mut(row * G * width..(row + R) * G * width);
+        let mut target = sums.get_mut(row * G * width..(row + R) * G * width);
         if !first && let Some(target) = &target {
             for line in target.chunks(64 / size_of::<C>()) {
                 simd::prefetch(line.as_ptr());
@@ -164,39 +286,47 @@ fn tiles_here<S: Simd, C: Compute, const R: usize, const G: usize, const V: usiz
             row,
             width,
             #[inline(always)]
-            |values, panels| step::<S, C, R, G, V>(simd, values, panels, &mut tile),
+            |values, panels| step::<S, C, W, R, G, V>(simd, values, panels, ahead, &mut tile),
         );
         if !first || keep {
-            let Some(target) = target else { return };
-            for r in 0..R {
-                for g in 0..G {
-                    for v in 0..V {
-                        let start = (r * G + g) * width + v * lanes;
-                        let target = &mut target[start..start + lanes];
-                        if !first {
-                            tile[r][g][v] = C::load(simd, target) + tile[r][g][v];
-                        }
-                        if keep {
-                            C::store::<S>(tile[r][g][v], target);
+            let Some(target) = &mut target else { return };
+            let mut add = inlined(
+                #[inline(always)]
+                |r: usize| {
+                    let Some(target) = target.get_mut(r * G * width..(r + 1) * G * width) else { return };
+                    for g in 0..G {
+                        for v in 0..V {
+                            let target = &mut target[g * width + v * lanes..g * width + (v + 1) * lanes];
+                            if !first {
+                                tile[r][g][v] = C::load(simd, target) + tile[r][g][v];
+                            }
+                            if keep {
+                                C::store::<S>(tile[r][g][v], target);
+                            }
                         }
                     }
-                }
-            }
+                },
+            );
+            each_row!(R, add);
         }
         if let Some(Store { bias, relu, out }) = &mut store {
             let Some(bias) = bias.get(..G * width) else { return };
             let zero = C::Lanes::<S>::splat(simd, C::ZERO);
-            for r in 0..R {
-                let Some(target) = out.row_mut(row + r).and_then(|row| row.get_mut(..G * width)) else { return };
-                for g in 0..G {
-                    for v in 0..V {
-                        let place = g * width + v * lanes..g * width + (v + 1) * lanes;
-                        let value = tile[r][g][v] + C::load(simd, &bias[place.clone()]);
-                        let value = if *relu { value.simd_le(zero).select(zero, value) } else { value };
-                        C::store::<S>(value, &mut target[place]);
+            let mut finish = inlined(
+                #[inline(always)]
+                |r: usize| {
+                    let Some(target) = out.row_mut(row + r).and_then(|row| row.get_mut(..G * width)) else { return };
+                    for g in 0..G {
+                        for v in 0..V {
+                            let place = g * width + v * lanes..g * width + (v + 1) * lanes;
+                            let value = tile[r][g][v] + C::load(simd, &bias[place.clone()]);
+                            let value = if *relu { value.simd_le(zero).select(zero, value) } else { value };
+                            C::store::<S>(value, &mut target[place]);
+                        }
                     }
-                }
-            }
+                },
+            );
+            each_row!(R, finish);
         }
     }
 }
@@ -204,24 +334,46 @@ fn tiles_here<S: Simd, C: Compute, const R: usize, const G: usize, const V: usiz
 /// One step of k.
 #[cfg(feature = "std")]
 #[inline(always)]
-fn step<S: Simd, C: Compute, const R: usize, const G: usize, const V: usize>(
+fn step<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: usize, const V: usize>(
     simd: S,
     values: [&C; R],
-    panels: [&[C]; G],
+    panels: [&[W]; G],
+    ahead: isize,
     tile: &mut [[[C::Lanes<S>; V]; G]; R],
 ) {
     let lanes = C::Lanes::<S>::LEN;
-    let mut columns = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; G];
-    for g in 0..G {
-        for v in 0..V {
-            columns[g][v] = C::load(simd, &panels[g][v * lanes..(v + 1) * lanes]);
+    if R <= PREFETCHED_ROWS {
+        for g in 0..G {
+            simd::prefetch(panels[g].as_ptr().wrapping_byte_offset(ahead));
         }
     }
-    for r in 0..R {
-        let value = C::Lanes::<S>::splat(simd, *values[r]);
+    // The fewer of the two, rows and columns, stay in registers, and the others pass.
+    if R <= G * V {
+        let mut rows = [C::Lanes::<S>::splat(simd, C::ZERO); R];
+        for r in 0..R {
+            rows[r] = C::Lanes::<S>::splat(simd, *values[r]);
+        }
         for g in 0..G {
             for v in 0..V {
-                tile[r][g][v] = value.mul_add(columns[g][v], tile[r][g][v]);
+                let columns = W::load(simd, &panels[g][v * lanes..(v + 1) * lanes]);
+                for r in 0..R {
+                    tile[r][g][v] = rows[r].mul_add(columns, tile[r][g][v]);
+                }
+            }
+        }
+    } else {
+        let mut columns = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; G];
+        for g in 0..G {
+            for v in 0..V {
+                columns[g][v] = W::load(simd, &panels[g][v * lanes..(v + 1) * lanes]);
+            }
+        }
+        for r in 0..R {
+            let value = C::Lanes::<S>::splat(simd, *values[r]);
+            for g in 0..G {
+                for v in 0..V {
+                    tile[r][g][v] = value.mul_add(columns[g][v], tile[r][g][v]);
+                }
             }
         }
     }
@@ -229,6 +381,7 @@ fn step<S: Simd, C: Compute, const R: usize, const G: usize, const V: usize>(
 
 /// Adds up to [`GROUP`] steps of k to the sums of one panel, `V` vectors wide: `parts` are the steps' elements of the
 /// panel, each exactly as long as it is wide, `values` each row's elements for these steps, and `sums` the rows' sums, one after the other.
+#[cfg(not(feature = "std"))]
 #[inline(always)]
 pub(crate) fn add_steps<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
     simd: S,
@@ -252,6 +405,7 @@ pub(crate) fn add_steps<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
     }
 }
 
+#[cfg(not(feature = "std"))]
 #[inline(always)]
 fn add<S: Simd, C: Compute, W: Float<Acc = C>, const K: usize, const V: usize>(
     simd: S,
@@ -281,6 +435,7 @@ fn add<S: Simd, C: Compute, W: Float<Acc = C>, const K: usize, const V: usize>(
 }
 
 /// The steps from `start` on of a group, for so many rows, at most 4.
+#[cfg(not(feature = "std"))]
 #[inline(always)]
 fn add_to_rows<S: Simd, C: Compute, const K: usize, const V: usize>(
     simd: S,
@@ -308,6 +463,25 @@ fn add_to_rows<S: Simd, C: Compute, const K: usize, const V: usize>(
     for row in 0..rows {
         for v in 0..V {
             C::store::<S>(tile[row][v], &mut sums[(row * V + v) * lanes..(row * V + v + 1) * lanes]);
+        }
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+
+    /// `run_tiles` has each tile that rows and panels are cut into, and all panels are covered, at any level.
+    #[test]
+    fn each_size_has_its_tile() {
+        for vectors in [1, 2, 4] {
+            for each in 1..=max_rows(vectors) {
+                let rows = TiledRows { start: 0, tiles: 1, each, vectors };
+                for (left, packed) in (1..40).flat_map(|left| [(left, false), (left, true)]) {
+                    let panels = rows.panels(left, packed);
+                    assert!((1..=left).contains(&panels) && fits(each, panels, vectors), "{rows:?} {left}");
+                }
+            }
         }
     }
 }

@@ -10,11 +10,13 @@ use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::gemm::scratch::{self, Scratch};
 #[cfg(feature = "std")]
-use crate::gemm::tile::{Run, Store, TileSize, run_tiles};
+use crate::gemm::tile::{MOST_COLUMNS, Run, Store, run_tiles, tiled_rows};
 use crate::gemm::{driver, pack, panel_width};
 use crate::math;
 use crate::parallel;
 use crate::simd::{self, dispatch};
+#[cfg(feature = "std")]
+use crate::view::Strip;
 use crate::view::{Line, Matrix, MatrixMut};
 
 /// The keys that are scored together. Part of what a result's bits depend on.
@@ -374,9 +376,7 @@ fn block<S: Simd, T: Float>(
     let hidden = Hidden { kept, causal: options.causal };
     let step = depth.min(COLUMNS);
     let laid_out_once = step == depth;
-    let least = least_rows::<T::Acc>(simd.level());
-    let query_rows = if laid_out_once { rows } else { BAND.min(rows) }.max(least);
-    let sum_rows = rows.max(least);
+    let query_rows = if laid_out_once { rows } else { BAND.min(rows) };
     let most_keys = KEYS.min(k.rows());
     let key_panels = most_keys.div_ceil(width);
     let most_cols = cols.min(COLUMNS);
@@ -387,8 +387,8 @@ fn block<S: Simd, T: Float>(
         number * query_rows * step,
         number * key_panels * width * step,
         number * most_keys * value_panels * width,
-        number * BAND.min(rows).max(least) * score_stride,
-        number * sum_rows * value_panels * width,
+        number * BAND.min(rows) * score_stride,
+        number * rows * value_panels * width,
         number * rows * lanes,
     ]);
     let queries = Line::numbers::<T::Acc>(query_lines);
@@ -403,7 +403,7 @@ fn block<S: Simd, T: Float>(
     for first_col in (0..cols).step_by(most_cols) {
         let col_range = first_col..(first_col + most_cols).min(cols);
         let panels = col_range.len().div_ceil(width);
-        let panel_of_sums = sum_rows * width;
+        let panel_of_sums = rows * width;
         let mut largest = [T::Acc::neg_infinity(); QUERIES];
         totals.fill(T::Acc::ZERO);
         sums.fill(T::Acc::ZERO);
@@ -429,7 +429,6 @@ fn block<S: Simd, T: Float>(
                 // The keys that the last query of the band sees are all that any of them sees.
                 let seen = if options.causal { keys.up_to(first_query + band - 1) } else { keys.len() };
                 if seen > 0 {
-                    let padded = band.max(least);
                     let mut first_step = 0;
                     loop {
                         let steps = first_step..(first_step + step).min(depth);
@@ -441,7 +440,7 @@ fn block<S: Simd, T: Float>(
                             lay_out(simd, k, keys, steps.clone(), true, keys_across);
                             &*queries
                         };
-                        let Ok(x) = Matrix::new(part, padded, steps.len()) else { return };
+                        let Ok(x) = Matrix::new(part, band, steps.len()) else { return };
                         let panels = Panels { numbers: &*keys_across, len: steps.len() * width };
                         score::<S, T::Acc>(simd, x, panels, (&mut *scores, score_stride), (seen, first_step == 0));
                         if steps.end >= depth {
@@ -457,7 +456,7 @@ fn block<S: Simd, T: Float>(
                     let running =
                         Running { largest: &mut running.largest[row..], totals: &mut running.totals[row * lanes..] };
                     let values = Panels { numbers: &*values, len: panel_len };
-                    let block = ScoredBlock { first_query, band, padded, seen, keys, hidden, is_first, poisoned };
+                    let block = ScoredBlock { first_query, band, seen, keys, hidden, is_first, poisoned };
                     let sums = Panels { numbers: sums.get_mut(row * width..).unwrap_or(&mut []), len: panel_of_sums };
                     add_weighed::<S, T::Acc>(simd, block, (scores, score_stride), running, values, (sums, panels));
                 }
@@ -565,19 +564,6 @@ struct Panels<N> {
     len: usize,
 }
 
-/// The fewest rows that tiles are made for: missing ones are there, and what they hold does not matter.
-#[cfg(feature = "std")]
-fn least_rows<C: Compute>(level: simd::Level) -> usize {
-    TileSize::at::<C>(level).rows.div_ceil(2)
-}
-
-/// Any number of rows is as good as any other.
-#[cfg(not(feature = "std"))]
-#[allow(clippy::extra_unused_type_parameters, reason = "its twin needs the type")]
-fn least_rows<C: Compute>(_level: simd::Level) -> usize {
-    1
-}
-
 /// Writes the scores of queries `x` and the first `seen` keys, or adds to them where this is not the first part of x.
 #[cfg(feature = "std")]
 #[inline(always)]
@@ -590,29 +576,22 @@ fn score<S: Simd, C: Compute>(
 ) {
     let width = const { panel_width::<C>() };
     let level = simd.level();
-    let size = TileSize::at::<C>(level);
-    let bias = [C::ZERO; 4 * MAX_LANES];
     let (rows, steps) = x.shape();
+    let bias = [C::ZERO; MOST_COLUMNS];
     let Ok(mut scores) = MatrixMut::with_stride(scores, rows, stride, stride) else { return };
     let panels = seen.div_ceil(width);
-    let mut panel = 0;
-    while panel < panels {
-        let count = if panels - panel >= size.panels { size.panels } else { 1 };
-        let cols = panel * width..(panel + count) * width;
-        let mut row = 0;
-        for (tiles, tile_rows) in driver::runs(rows, size.rows) {
-            let run = row..row + tiles * tile_rows;
-            row = run.end;
-            if run.is_empty() {
-                continue;
-            }
-            let panels = keys.numbers.get(panel * keys.len..).unwrap_or(&[]);
-            let store = Store { bias: &bias, relu: false, out: scores.block_mut(run.clone(), cols.clone()) };
-            let x = x.block(run, 0..steps);
-            let run = Run { x, panels, panel_len: keys.len, sums: &mut [], first: true, store: Some(store) };
-            run_tiles(level, tile_rows, count, run);
+    for rows in tiled_rows::<C>(level, 0..rows) {
+        let mut panel = 0;
+        while panel < panels {
+            let count = rows.panels(panels - panel, true);
+            let cols = panel * width..(panel + count) * width;
+            let numbers = keys.numbers.get(panel * keys.len..).unwrap_or(&[]);
+            let Some(strip) = Strip::packed(numbers, (count, keys.len), steps, width) else { return };
+            let store = Store { bias: &bias, relu: false, out: scores.block_mut(rows.range(), cols) };
+            let run = Run { x: x.block(rows.range(), 0..steps), sums: &mut [], first: true, store: Some(store) };
+            run_tiles(level, (rows.each, count), strip, run);
+            panel += count;
         }
-        panel += count;
     }
 }
 
@@ -647,18 +626,15 @@ fn weigh_values<S: Simd, C: Compute>(
 ) {
     let width = const { panel_width::<C>() };
     let level = simd.level();
-    let size = TileSize::at::<C>(level);
     let (rows, steps) = weights.shape();
     for panel in 0..panels {
         let numbers = values.numbers.get(panel * values.len..).unwrap_or(&[]);
-        let mut row = 0;
-        for (tiles, tile_rows) in driver::runs(rows, size.rows) {
-            let run = row..row + tiles * tile_rows;
-            row = run.end;
-            let place = panel * sums.len + run.start * width..panel * sums.len + run.end * width;
-            let Some(sums) = sums.numbers.get_mut(place).filter(|sums| !sums.is_empty()) else { continue };
-            let x = weights.block(run, 0..steps);
-            run_tiles(level, tile_rows, 1, Run { x, panels: numbers, panel_len: values.len, sums, first, store: None });
+        let Some(strip) = Strip::packed(numbers, (1, values.len), steps, width) else { return };
+        for rows in tiled_rows::<C>(level, 0..rows) {
+            let place = panel * sums.len + rows.range().start * width..panel * sums.len + rows.range().end * width;
+            let Some(sums) = sums.numbers.get_mut(place) else { return };
+            let run = Run { x: weights.block(rows.range(), 0..steps), sums, first, store: None };
+            run_tiles(level, (rows.each, 1), strip, run);
         }
     }
 }
@@ -748,8 +724,6 @@ fn load_part<S: Simd, T: Float>(simd: S, matrix: Matrix<'_, T>, row: usize, cols
 struct ScoredBlock<'a> {
     first_query: usize,
     band: usize,
-    /// The same, or as many rows as tiles are made for.
-    padded: usize,
     /// The keys, counted from the first, that were scored.
     seen: usize,
     keys: Keys<'a>,
@@ -809,7 +783,7 @@ fn add_weighed_here<S: Simd, C: Compute>(
             }
         }
     }
-    let Ok(weights) = Matrix::with_strides(&*scores, block.padded, block.seen, stride, 1) else { return };
+    let Ok(weights) = Matrix::with_strides(&*scores, block.band, block.seen, stride, 1) else { return };
     if block.poisoned {
         add_seen::<S, C>(simd, block, weights, values, (sums, panels));
     } else {

@@ -1,0 +1,52 @@
+//! The product of one row and one column, in the order in which all products are summed.
+
+use fearless_simd::{Simd, SimdBase, SimdFloat};
+
+use crate::float::Compute;
+use crate::simd::{self, dispatch};
+
+/// The blocks of k that [`dot`] sums at once.
+const CHAINS: usize = 8;
+
+/// The product of a row and a column, in blocks of `step`: several of them at once, as each is a chain in which every
+/// multiplication waits for the one before.
+pub(super) fn dot<C: Compute>(level: simd::Level, x: &[C], column: &[C], step: usize) -> C {
+    #[inline(never)]
+    fn sum<S: Simd, C: Compute>(simd: S, x: &[C], column: &[C], step: usize) -> C {
+        simd.vectorize(
+            #[inline(always)]
+            || sum_here(simd, x, column, step),
+        )
+    }
+    dispatch!(level, simd => sum(simd, x, column, step))
+}
+
+#[inline(always)]
+fn sum_here<S: Simd, C: Compute>(simd: S, x: &[C], column: &[C], step: usize) -> C {
+    let zero = C::Lanes::<S>::splat(simd, C::ZERO);
+    let step = step.max(1);
+    let mut total = None;
+    // Every lane of a vector is the same sum: multiply-adds of single numbers are not to be had at every level.
+    for (x, column) in x.chunks(CHAINS * step).zip(column.chunks(CHAINS * step)) {
+        let mut sums = [zero; CHAINS];
+        if x.len() == CHAINS * step && column.len() == x.len() {
+            for index in 0..step {
+                let (x, column) = (&x[index..], &column[index..]);
+                for chain in 0..CHAINS {
+                    let (Some(&x), Some(&w)) = (x.get(chain * step), column.get(chain * step)) else { continue };
+                    sums[chain] = C::Lanes::<S>::splat(simd, x).mul_add(C::Lanes::<S>::splat(simd, w), sums[chain]);
+                }
+            }
+        } else {
+            for ((sum, x), column) in sums.iter_mut().zip(x.chunks(step)).zip(column.chunks(step)) {
+                for (&x, &w) in x.iter().zip(column) {
+                    *sum = C::Lanes::<S>::splat(simd, x).mul_add(C::Lanes::<S>::splat(simd, w), *sum);
+                }
+            }
+        }
+        for &sum in sums.iter().take(x.len().div_ceil(step)) {
+            total = Some(total.map_or(sum, |total| total + sum));
+        }
+    }
+    total.unwrap_or(zero).as_slice().first().copied().unwrap_or(C::ZERO)
+}
