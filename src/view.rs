@@ -1509,12 +1509,17 @@ impl<'a, W: Copy> Strip<'a, W> {
         })
     }
 
-    /// From a step's elements to those that will be needed soon, in bytes: some steps later, but in a packed panel no
-    /// less than `least` bytes.
+    /// From a step's elements to those that will be needed soon, in bytes: `steps` later, or so many bytes in a packed
+    /// panel. Nothing where there are few steps, as the CPU foresees what follows in memory.
     #[inline(always)]
-    pub(crate) fn ahead(&self, steps: isize, least: isize) -> isize {
-        let bytes = self.step_stride.wrapping_mul(steps * size_of::<W>() as isize);
-        if self.step_stride == self.width as isize { least } else { bytes }
+    pub(crate) fn ahead(&self, steps: usize, bytes: isize) -> isize {
+        if self.step_stride == self.width as isize {
+            bytes
+        } else if self.steps <= 8 * steps {
+            0
+        } else {
+            self.step_stride.wrapping_mul((steps * size_of::<W>()) as isize)
+        }
     }
 
     /// Calls `body` for each step, in order, with the step's element of each of `R` rows of `x`, from `row` on, and the

@@ -1,12 +1,13 @@
 //! Computes one block of a product on this thread: packs what needs it and goes over blocks of k, bands of rows and strips
 //! of panels. Compiled once for each compute type; storage types and CPU levels are behind what it calls.
 
-use core::iter::repeat_n;
+use core::iter::{from_fn, repeat_n};
+use core::ops::Range;
 
 use super::driver::runs;
 use super::part::{Operands, Region, Target};
 use super::scratch::{self, Scratch};
-use super::tile::{MOST_VECTORS, Run, Store, max_tile_rows, run_tiles, tiled_rows};
+use super::tile::{Former, MOST_VECTORS, Run, Store, TiledRows, max_tile_rows, run_tiles, tiled_rows};
 use super::{block_depth, dot, panel_width};
 use crate::float::Compute;
 use crate::ops::activation::Activation;
@@ -15,8 +16,9 @@ use crate::view::{Line, Matrix, Strip};
 
 /// The rows that go over the panels together, so that what they read of x stays in the cache's second level.
 const BAND_ROWS: usize = 96;
-/// The panels that are packed and then used at once where rows fill a single tile: they stay in the cache's first level.
-const PACKED_PANELS: usize = 2;
+/// The panels that are packed and then used at once where rows fill a single tile: the longer the pieces of the weight
+/// that are read together, the faster that goes, and so many stay in the cache's second level.
+const PACKED_PANELS: usize = 16;
 
 /// Computes a block.
 pub(crate) fn compute<C: Compute>(operands: &dyn Operands<C>, k: usize, target: &mut dyn Target<C>) {
@@ -62,19 +64,23 @@ fn by_tiles<C: Compute>(
         if rows <= max_tile_rows::<C>(level) { PACKED_PANELS.min(panels - in_place) } else { panels - in_place };
     let is_packed = operands.is_packed();
     let x_in_place = operands.x().is_some();
+    let steps_in_place = if in_place > 0 { operands.steps_in_place() } else { usize::MAX };
+    let streams = steps_in_place < step;
     // Where one block of k is all there is, sums need not outlive a band, and where the epilogue is light, not a tile.
-    let keep = k > step;
+    let keep = k > step || streams;
     let activation = target.activation();
     let light = matches!(activation, Activation::None | Activation::Relu) && target.plain(0..rows, 0..cols).is_some();
     let numbers = |count: usize| count * size_of::<C>();
-    let [packed, x, sums, bias] = scratch.parts([
+    let [packed, x, sums, streamed, bias] = scratch.parts([
         numbers(together * width * step),
         numbers(if x_in_place { 0 } else { band_rows * step }),
         numbers(width * if keep { rows * panels } else { band_rows * panels.min(MOST_VECTORS) }),
+        numbers(if streams { width * rows * in_place } else { 0 }),
         numbers(panels * width),
     ]);
     let (packed, widened) = (Line::numbers::<C>(packed), Line::numbers::<C>(x));
     let (all_sums, bias) = (Line::numbers::<C>(sums), Line::numbers::<C>(bias));
+    let streamed = Line::numbers::<C>(streamed);
     target.load_bias(level, bias);
     let mut start = 0;
     loop {
@@ -105,21 +111,32 @@ fn by_tiles<C: Compute>(
                             Err(_) => return,
                         },
                     };
-                    let mut panel = chunk.start;
-                    while panel < chunk.end {
-                        let count = tiled.panels(chunk.end - panel, is_packed || chunk.start >= in_place);
+                    let streams = streams && chunk.start < in_place;
+                    if streams {
+                        let run = (tiled, in_place, depth.clone());
+                        stream(level, operands, run, x, streamed, steps_in_place);
+                    }
+                    for (panel, count) in strips(tiled, chunk.clone(), is_packed || chunk.start >= in_place) {
                         let strip = panel * width..((panel + count) * width).min(cols);
                         let bias = bias.get(panel * width..).unwrap_or(&[]);
                         // The sums of a run of rows lie strip by strip.
                         let from = if keep { (run_rows.start * panels + run_rows.len() * panel) * width } else { 0 };
-                        let Some(sums) = all_sums.get_mut(from..from + run_rows.len() * count * width) else { return };
-                        let direct = depth.end == k && light && strip.len() == count * width;
+                        let len = run_rows.len() * count * width;
+                        let Some(sums) = all_sums.get_mut(from..from + len) else { return };
+                        let direct = depth.end == k && light && strip.len() == count * width && !streams;
                         let out = if direct { target.plain(run_rows.clone(), strip.clone()) } else { None };
                         let store = out.map(|out| Store { bias, relu: activation == Activation::Relu, out });
-                        let run = Run { x, sums: &mut *sums, first: start == 0, store };
-                        if panel < in_place {
+                        let former = if start == 0 { Former::Nothing } else { Former::Blocks };
+                        if streams {
+                            let from = (run_rows.start * in_place + run_rows.len() * panel) * width;
+                            for (sum, &streamed) in sums.iter_mut().zip(streamed.get(from..from + len).unwrap_or(&[])) {
+                                *sum = if start == 0 { streamed } else { *sum + streamed };
+                            }
+                        } else if panel < in_place {
+                            let run = Run { x, sums: &mut *sums, former, store };
                             operands.tiles(level, (tiled.each, count), panel, depth.clone(), run);
                         } else {
+                            let run = Run { x, sums: &mut *sums, former, store };
                             let numbers = packed.get((panel - chunk.start) * steps * width..).unwrap_or(&[]);
                             let Some(packed) = Strip::packed(numbers, (count, steps * width), steps, width) else {
                                 return;
@@ -131,7 +148,6 @@ fn by_tiles<C: Compute>(
                                 Region { rows: run_rows.clone(), cols: strip, sums, stride: count * width, bias };
                             target.store(level, region);
                         }
-                        panel += count;
                     }
                 }
                 band += band_rows;
@@ -141,5 +157,39 @@ fn by_tiles<C: Compute>(
             return;
         }
         start = depth.end;
+    }
+}
+
+/// The panels of a chunk strip by strip: (the first, how many).
+fn strips(tiled: TiledRows, chunk: Range<usize>, packed: bool) -> impl Iterator<Item = (usize, usize)> {
+    let mut panel = chunk.start;
+    from_fn(move || {
+        let count = if panel < chunk.end { tiled.panels(chunk.end - panel, packed) } else { return None };
+        panel += count;
+        Some((panel - count, count))
+    })
+}
+
+/// One block of k of the panels that are read in place, a few steps of all of them at a time. The order in which each sum
+/// is made is that of [`by_tiles`], its parts wait in memory.
+fn stream<C: Compute>(
+    level: Level,
+    operands: &dyn Operands<C>,
+    (tiled, panels, depth): (TiledRows, usize, Range<usize>),
+    x: Matrix<'_, C>,
+    sums: &mut [C],
+    together: usize,
+) {
+    let width = panel_width::<C>();
+    let rows = tiled.range();
+    for start in depth.clone().step_by(together) {
+        let part = start..(start + together).min(depth.end);
+        let x = x.block(0..rows.len(), part.start - depth.start..part.end - depth.start);
+        for (panel, count) in strips(tiled, 0..panels, false) {
+            let from = (rows.start * panels + rows.len() * panel) * width;
+            let Some(sums) = sums.get_mut(from..from + rows.len() * count * width) else { return };
+            let former = if start == depth.start { Former::Nothing } else { Former::Steps };
+            operands.tiles(level, (tiled.each, count), panel, part.clone(), Run { x, sums, former, store: None });
+        }
     }
 }

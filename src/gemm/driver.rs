@@ -90,6 +90,8 @@ const FEWEST_ROWS: usize = 160;
 const MOST_PANELS: usize = 16;
 /// The fewest, where there are more; others are a multiple of it, as tiles are two panels wide where registers are many.
 const FEWEST_PANELS: usize = 2;
+/// Work of at most so many rows is cut into columns alone.
+const FEW_ROWS: usize = 16;
 /// Work of few rows is cut into so many blocks at most, not more: long rows are read faster than short ones.
 const FEW_ROWS_BLOCKS: usize = 4;
 /// The fewest columns of such a block in panels, where there are more: as many as the widest tile has.
@@ -186,15 +188,12 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     if rows.saturating_mul(cols).saturating_mul(k.max(1)) <= SMALL && rows.saturating_mul(cols) <= SMALL_SUMS {
         return run_block(x, weight, finish, out);
     }
-    #[cfg(feature = "std")]
-    let few = rows <= super::FEW_ROWS;
-    #[cfg(not(feature = "std"))]
-    let few = true;
+    let few = !cfg!(feature = "std") || rows <= FEW_ROWS;
     let (block_rows, block_panels) = cut::<T::Acc>((rows, k, cols), few);
     let size = (block_rows, block_panels * panel_width::<T::Acc>());
     #[cfg(feature = "std")]
     if block_rows < rows && !few {
-        let packed = Sides { x, weight }.with_packed(MOST_PACKED, threads, |panels| {
+        let packed = Sides { x, weight }.with_packed(rows, MOST_PACKED, threads, |panels| {
             run_cut(x, Weight::Packed { panels, shape: (k, cols) }, finish, out.reborrow(), size, threads);
         });
         if packed {

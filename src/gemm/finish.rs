@@ -8,6 +8,8 @@ use super::driver::{Bias, Finish, Residual};
 use crate::float::Compute;
 use crate::float::{Float, Lanes, MAX_LANES};
 use crate::ops::activation::Activation;
+#[cfg(feature = "std")]
+use crate::simd::MAPPED_IN_STEP;
 use crate::view::MatrixMut;
 
 /// A vector of up to as many values as it has lanes, then zeros.
@@ -82,7 +84,16 @@ impl<T: Float> Finish<'_, T> {
         let zero = Lanes::<S, T>::splat(simd, T::Acc::ZERO);
         if !light {
             #[cfg(feature = "std")]
-            activate::<S, T::Acc>(simd, self.activation, sums, (!added).then_some(bias));
+            {
+                let bias = (!added).then_some(bias);
+                // Whole rows of the compute type are written where they belong, others are rounded or cut below.
+                let whole = if out.cols() == stride { out.reborrow().same_type() } else { None };
+                let is_done = whole.is_some();
+                activate::<S, T::Acc>(simd, self.activation, (sums, stride), bias, whole);
+                if is_done {
+                    return;
+                }
+            }
             #[cfg(not(feature = "std"))]
             {
                 if !added {
@@ -147,34 +158,30 @@ impl<T: Float> Finish<'_, T> {
     }
 }
 
-/// The vectors that an activation is applied to in step.
-#[cfg(feature = "std")]
-const IN_STEP: usize = 2;
-
-/// Applies `activation` to whole vectors, after a bias is added to each row of its length. A function of its own, as
-/// all storage types share it.
+/// Applies `activation` to rows of whole vectors, (all of them, how long each is), after `bias` is added to each row, and
+/// writes them to `out` or back. A function of its own, as all storage types share it.
 #[cfg(feature = "std")]
 #[inline(never)]
-fn activate<S: Simd, C: Compute>(simd: S, activation: Activation, values: &mut [C], bias: Option<&[C]>) {
+fn activate<S: Simd, C: Compute>(
+    simd: S,
+    activation: Activation,
+    sums: (&mut [C], usize),
+    bias: Option<&[C]>,
+    out: Option<MatrixMut<'_, C>>,
+) {
     simd.vectorize(
         #[inline(always)]
         || {
-            if let Some(bias) = bias {
-                let lanes = C::Lanes::<S>::LEN;
-                for row in values.chunks_exact_mut(bias.len().max(1)) {
-                    for (values, bias) in row.chunks_exact_mut(lanes).zip(bias.chunks_exact(lanes)) {
-                        C::store::<S>(C::load(simd, values) + C::load(simd, bias), values);
-                    }
-                }
-            }
             macro_rules! in_step {
                 ($($variant:ident)*) => {
                     match activation {
                         $(Activation::$variant => each_few::<S, C>(
                             simd,
-                            values,
+                            sums,
+                            bias,
+                            out,
                             #[inline(always)]
-                            |vectors| Activation::$variant.apply_several::<S, C, IN_STEP>(simd, vectors),
+                            |vectors| Activation::$variant.apply_several::<S, C, MAPPED_IN_STEP>(simd, vectors),
                         ),)*
                         Activation::None | Activation::Relu => {}
                     }
@@ -189,19 +196,46 @@ fn activate<S: Simd, C: Compute>(simd: S, activation: Activation, values: &mut [
 #[inline(always)]
 fn each_few<S: Simd, C: Compute>(
     simd: S,
-    values: &mut [C],
-    apply: impl Fn([C::Lanes<S>; IN_STEP]) -> [C::Lanes<S>; IN_STEP],
+    (sums, stride): (&mut [C], usize),
+    bias: Option<&[C]>,
+    mut out: Option<MatrixMut<'_, C>>,
+    apply: impl Fn([C::Lanes<S>; MAPPED_IN_STEP]) -> [C::Lanes<S>; MAPPED_IN_STEP],
 ) {
     let lanes = C::Lanes::<S>::LEN;
-    for few in values.chunks_mut(IN_STEP * lanes) {
-        // What is too short is filled up, so that there is one copy of `apply`.
-        let mut vectors = [C::Lanes::<S>::splat(simd, C::ZERO); IN_STEP];
-        for (vector, values) in vectors.iter_mut().zip(few.chunks_exact(lanes)) {
-            *vector = C::load(simd, values);
+    let step = MAPPED_IN_STEP * lanes;
+    let (mut row, mut col) = (0, 0);
+    // What is too short is filled up, so that there is one copy of `apply`, and nothing in it depends on how much there is.
+    let mut room = [C::ZERO; MAPPED_IN_STEP * MAX_LANES];
+    for few in sums.chunks_mut(step) {
+        let len = few.len();
+        let is_short = len < step;
+        let values = if is_short {
+            room[..len].copy_from_slice(few);
+            &mut room[..step]
+        } else {
+            &mut *few
+        };
+        let mut vectors = [C::Lanes::<S>::splat(simd, C::ZERO); MAPPED_IN_STEP];
+        let mut places = [(0, 0); MAPPED_IN_STEP];
+        for index in 0..MAPPED_IN_STEP {
+            vectors[index] = C::load(simd, &values[index * lanes..(index + 1) * lanes]);
+            if let Some(bias) = bias.and_then(|bias| bias.get(col..col + lanes)) {
+                vectors[index] += C::load(simd, bias);
+            }
+            places[index] = (row, col);
+            col += lanes;
+            if col >= stride {
+                (row, col) = (row + 1, 0);
+            }
         }
         let vectors = apply(vectors);
-        for (&vector, values) in vectors.iter().zip(few.chunks_exact_mut(lanes)) {
-            C::store::<S>(vector, values);
+        for index in 0..MAPPED_IN_STEP {
+            let (row, col) = places[index];
+            let place = out.as_mut().and_then(|out| out.row_mut(row)).and_then(|row| row.get_mut(col..col + lanes));
+            C::store::<S>(vectors[index], place.unwrap_or(&mut values[index * lanes..(index + 1) * lanes]));
+        }
+        if is_short && out.is_none() {
+            few.copy_from_slice(&room[..len]);
         }
     }
 }

@@ -25,10 +25,6 @@ pub(crate) mod tile;
 /// and stay there while rows pass. Part of what a result's bits depend on.
 pub(crate) const DEPTH: usize = 256;
 
-/// The most rows for which a weight whose rows lie side by side is not packed: so few read it once or twice.
-#[cfg(feature = "std")]
-pub(crate) const FEW_ROWS: usize = 16;
-
 /// The steps of k that are added to sums in the cache at once.
 #[cfg(not(feature = "std"))]
 pub(crate) const GROUP: usize = 4;

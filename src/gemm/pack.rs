@@ -17,9 +17,11 @@ mod blocks {
     use crate::simd;
     use crate::view::Matrix;
 
-    /// How many rows ahead of their use the lines of a weight are asked for: each lies in a page of its own, which the
-    /// CPU does not foresee.
-    const ROWS_AHEAD: usize = 6;
+    /// The rows of a weight that are read together.
+    const ROWS_TOGETHER: usize = 8;
+
+    /// How far ahead of its use each is asked for, in bytes.
+    const AHEAD: usize = 512;
 
     /// Lays out a block of a weight as panels of its compute type: panel after panel, row after row, any numbers past
     /// the last column.
@@ -32,17 +34,22 @@ mod blocks {
         let whole = cols / width;
         let columns = weight.transpose();
         if weight.has_contiguous_rows() {
-            for step in 0..steps {
-                let (Some(row), ahead) = (weight.row(step), weight.row(step + ROWS_AHEAD)) else { return };
-                if let Some(ahead) = ahead {
-                    for line in ahead.chunks(64 / size_of::<W>().max(1)) {
-                        simd::prefetch(line.as_ptr());
-                    }
+            // A few rows at a time: panels may begin a power of two apart, where the cache has room for few lines, so each
+            // gets several that follow each other.
+            for step in (0..steps).step_by(ROWS_TOGETHER) {
+                let mut rows: [&[W]; ROWS_TOGETHER] = [&[]; ROWS_TOGETHER];
+                let count = ROWS_TOGETHER.min(steps - step);
+                for (index, row) in rows.iter_mut().enumerate().take(count) {
+                    *row = weight.row(step + index).unwrap_or(&[]);
                 }
-                for (source, panel) in row.chunks_exact(width).zip(panels.chunks_exact_mut(panel_len)) {
-                    let Some(target) = panel.get_mut(step * width..(step + 1) * width) else { return };
-                    for (target, source) in target.chunks_exact_mut(lanes).zip(source.chunks_exact(lanes)) {
-                        <W::Acc as Float>::store::<S>(W::load(simd, source), target);
+                for (index, panel) in panels.chunks_exact_mut(panel_len).take(whole).enumerate() {
+                    let Some(targets) = panel.get_mut(step * width..(step + count) * width) else { return };
+                    for (target, row) in targets.chunks_exact_mut(width).zip(rows) {
+                        let Some(source) = row.get(index * width..(index + 1) * width) else { return };
+                        simd::prefetch(source.as_ptr().wrapping_byte_add(AHEAD));
+                        for (target, source) in target.chunks_exact_mut(lanes).zip(source.chunks_exact(lanes)) {
+                            <W::Acc as Float>::store::<S>(W::load(simd, source), target);
+                        }
                     }
                 }
             }

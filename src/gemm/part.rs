@@ -8,13 +8,29 @@ use fearless_simd::Simd;
 
 use super::driver::{self, Finish, Residual, Weight};
 use super::tile::{MAX_WIDENING_ROWS, Run, run_tiles};
-use super::{FEW_ROWS, pack, panel_width, scratch};
+use super::{pack, panel_width, scratch};
 use crate::error::Shape;
 use crate::float::{Compute, Float};
 use crate::ops::activation::Activation;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{Line, Matrix, MatrixMut, Strip};
+
+/// A weight whose rows lie side by side and that spans at most so many bytes is never packed: it stays in the cache's second
+/// level, from where tiles read it fast enough.
+const MOST_BYTES_CLOSE: usize = 1 << 20;
+
+/// One that spans at most so many bytes is expected in the third level.
+const MOST_BYTES_NEAR: usize = 16 << 20;
+
+/// The most rows for which it is not packed: to pack it would cost more than it gains.
+const MOST_ROWS_IN_PLACE: usize = 200;
+
+/// The most rows for which one that spans more is not packed.
+const MOST_ROWS_STREAMED: usize = 1;
+
+/// The steps of k for which all columns of such a weight are read, as memory is read fast only in long pieces.
+const STREAMED_STEPS: usize = 32;
 
 /// The panels that are packed at once: so that much of each row of a weight is read together.
 const PACKED_AT_ONCE: usize = 16;
@@ -41,6 +57,8 @@ pub trait Operands<C: Compute> {
     fn is_packed(&self) -> bool;
     /// How many panels of columns, counted from the first, tiles of so many rows read where the weight lies.
     fn panels_in_place(&self, rows: usize) -> usize;
+    /// How many steps of k tiles read there at most before they go on to the next columns.
+    fn steps_in_place(&self) -> usize;
     /// Runs tiles of a size (rows, panels) over such panels from `panel` on; `depth` is the run's steps. See
     /// [`run_tiles`].
     fn tiles(&self, level: simd::Level, size: (usize, usize), panel: usize, depth: Range<usize>, run: Run<'_, C>);
@@ -78,14 +96,14 @@ pub(super) struct Ending<'a, T: Float> {
 }
 
 impl<T: Float, W: Float<Acc = T::Acc>> Sides<'_, T, W> {
-    /// Calls `body` with the weight in panels of the compute type, packed once. Does nothing and returns false where it
-    /// lies in such panels as it is, or where they would take more than `most` bytes.
-    pub(super) fn with_packed(&self, most: usize, threads: bool, body: impl FnOnce(&[T::Acc])) -> bool {
+    /// Calls `body` with the weight in panels of the compute type, packed once for blocks of `rows` rows. Does nothing
+    /// and returns false where such blocks read it in place, or where the panels would take more than `most` bytes.
+    pub(super) fn with_packed(&self, rows: usize, most: usize, threads: bool, body: impl FnOnce(&[T::Acc])) -> bool {
         let width = const { panel_width::<T::Acc>() };
         let (k, cols) = self.weight.shape();
         let fits = |len: &usize| (1..=most / size_of::<T::Acc>()).contains(len);
         let Some(len) = pack::packed_len::<T::Acc>(k, cols).filter(fits) else { return false };
-        if self.is_packed() && is_same::<W, T::Acc>() {
+        if self.panels_in_place(rows) > 0 {
             return false;
         }
         scratch::with_shared(|scratch| {
@@ -111,6 +129,11 @@ impl<T: Float, W: Float<Acc = T::Acc>> Sides<'_, T, W> {
         });
         true
     }
+}
+
+/// How much memory the elements of a weight lie spread over, in bytes.
+fn span<W: Float>(weight: &Matrix<'_, W>) -> usize {
+    weight.row_stride().unsigned_abs().saturating_mul(weight.rows() * size_of::<W>())
 }
 
 fn is_same<T: 'static, U: 'static>() -> bool {
@@ -145,8 +168,21 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         let width = const { panel_width::<T::Acc>() };
         match self.weight {
             Weight::Packed { shape: (_, cols), .. } => cols.div_ceil(width),
-            Weight::Matrix(weight) if rows <= FEW_ROWS && weight.has_contiguous_rows() => weight.cols() / width,
-            Weight::Matrix(_) => 0,
+            Weight::Matrix(weight) => {
+                let most = match span(&weight) {
+                    ..=MOST_BYTES_CLOSE => usize::MAX,
+                    ..=MOST_BYTES_NEAR => MOST_ROWS_IN_PLACE,
+                    _ => MOST_ROWS_STREAMED,
+                };
+                if rows <= most && weight.has_contiguous_rows() { weight.cols() / width } else { 0 }
+            }
+        }
+    }
+
+    fn steps_in_place(&self) -> usize {
+        match self.weight {
+            Weight::Matrix(weight) if span(&weight) > MOST_BYTES_NEAR => STREAMED_STEPS,
+            _ => usize::MAX,
         }
     }
 

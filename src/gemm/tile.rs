@@ -49,7 +49,7 @@ const PREFETCHED_ROWS: usize = 4;
 
 /// How far ahead they ask for a weight: rows of one that is not packed, bytes of a packed panel.
 #[cfg(feature = "std")]
-const AHEAD: (isize, isize) = (4, 1024);
+const AHEAD: (usize, isize) = (4, 1024);
 
 /// The left operand and the sums of a run of tiles over one strip of panels.
 #[cfg(feature = "std")]
@@ -59,10 +59,22 @@ pub struct Run<'a, C> {
     pub(crate) x: Matrix<'a, C>,
     /// The sums of these rows, each as long as the strip is wide.
     pub(crate) sums: &'a mut [C],
-    /// Whether this is the first block of k; the sums of later blocks are added to what is there.
-    pub(crate) first: bool,
+    /// What is there already.
+    pub(crate) former: Former,
     /// What is done to sums that are complete, where that is little enough to do it in registers.
     pub(crate) store: Option<Store<'a, C>>,
+}
+
+/// What the sums of a run hold before it.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Former {
+    /// Anything: this is the first block of k.
+    Nothing,
+    /// The sum of former blocks of k, to which this one's is added.
+    Blocks,
+    /// The sum of this block's former steps, which goes on.
+    Steps,
 }
 
 /// Where complete sums go from the registers.
@@ -268,7 +280,7 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
     strip: Strip<'_, W>,
     run: Run<'_, C>,
 ) {
-    let Run { x, sums, first, mut store } = run;
+    let Run { x, sums, former, mut store } = run;
     let lanes = C::Lanes::<S>::LEN;
     let width = V * lanes;
     let ahead = strip.ahead(AHEAD.0, AHEAD.1);
@@ -276,10 +288,27 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
     for row in (0..x.rows()).step_by(R) {
         let mut tile = [[[C::Lanes::<S>::splat(simd, C::ZERO); V]; G]; R];
         let mut target = sums.get_mut(row * G * width..(row + R) * G * width);
-        if !first && let Some(target) = &target {
-            for line in target.chunks(64 / size_of::<C>()) {
-                simd::prefetch(line.as_ptr());
+        match (&target, former) {
+            (Some(target), Former::Blocks) => {
+                for line in target.chunks(64 / size_of::<C>()) {
+                    simd::prefetch(line.as_ptr());
+                }
             }
+            (Some(target), Former::Steps) => {
+                let mut load = inlined(
+                    #[inline(always)]
+                    |r: usize| {
+                        for g in 0..G {
+                            for v in 0..V {
+                                let start = (r * G + g) * width + v * lanes;
+                                tile[r][g][v] = C::load(simd, &target[start..start + lanes]);
+                            }
+                        }
+                    },
+                );
+                each_row!(R, load);
+            }
+            _ => {}
         }
         strip.for_each(
             x,
@@ -288,7 +317,7 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
             #[inline(always)]
             |values, panels| step::<S, C, W, R, G, V>(simd, values, panels, ahead, &mut tile),
         );
-        if !first || keep {
+        if former == Former::Blocks || keep {
             let Some(target) = &mut target else { return };
             let mut add = inlined(
                 #[inline(always)]
@@ -297,7 +326,7 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
                     for g in 0..G {
                         for v in 0..V {
                             let target = &mut target[g * width + v * lanes..g * width + (v + 1) * lanes];
-                            if !first {
+                            if former == Former::Blocks {
                                 tile[r][g][v] = C::load(simd, target) + tile[r][g][v];
                             }
                             if keep {

@@ -10,7 +10,7 @@ use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::gemm::scratch::{self, Scratch};
 #[cfg(feature = "std")]
-use crate::gemm::tile::{MOST_COLUMNS, Run, Store, run_tiles, tiled_rows};
+use crate::gemm::tile::{Former, MOST_COLUMNS, Run, Store, run_tiles, tiled_rows};
 use crate::gemm::{driver, pack, panel_width};
 use crate::math;
 use crate::parallel;
@@ -588,7 +588,8 @@ fn score<S: Simd, C: Compute>(
             let numbers = keys.numbers.get(panel * keys.len..).unwrap_or(&[]);
             let Some(strip) = Strip::packed(numbers, (count, keys.len), steps, width) else { return };
             let store = Store { bias: &bias, relu: false, out: scores.block_mut(rows.range(), cols) };
-            let run = Run { x: x.block(rows.range(), 0..steps), sums: &mut [], first: true, store: Some(store) };
+            let run =
+                Run { x: x.block(rows.range(), 0..steps), sums: &mut [], former: Former::Nothing, store: Some(store) };
             run_tiles(level, (rows.each, count), strip, run);
             panel += count;
         }
@@ -633,7 +634,8 @@ fn weigh_values<S: Simd, C: Compute>(
         for rows in tiled_rows::<C>(level, 0..rows) {
             let place = panel * sums.len + rows.range().start * width..panel * sums.len + rows.range().end * width;
             let Some(sums) = sums.numbers.get_mut(place) else { return };
-            let run = Run { x: weights.block(rows.range(), 0..steps), sums, first, store: None };
+            let former = if first { Former::Nothing } else { Former::Blocks };
+            let run = Run { x: weights.block(rows.range(), 0..steps), sums, former, store: None };
             run_tiles(level, (rows.each, 1), strip, run);
         }
     }
