@@ -76,7 +76,7 @@ pub struct Product<'a, T: Float, W> {
 }
 
 /// The multiply-adds that a block should have, so that handing it to a thread does not matter.
-const BLOCK_WORK: usize = 1 << 21;
+const BLOCK_WORK: usize = 1 << 20;
 /// Work with so many multiply-adds and results at most is not worth a look at how to cut it.
 const SMALL: usize = 1 << 16;
 const SMALL_SUMS: usize = 1 << 12;
