@@ -20,8 +20,23 @@ mod blocks {
     /// The rows of a weight that are read together.
     const ROWS_TOGETHER: usize = 8;
 
-    /// How far ahead of its use each is asked for, in bytes.
+    /// How far ahead of their use long rows are asked for, in bytes.
     const AHEAD: usize = 512;
+
+    /// The same of short ones, each of which may lie in a page of its own.
+    const SHORT_ROWS_AHEAD: usize = 4096;
+
+    /// From the elements of a row to those that will be needed soon, in bytes: further on in a long row, where the CPU
+    /// foresees the beginning of the next itself, or some rows on.
+    #[inline(always)]
+    fn ahead<T: Float>(matrix: &Matrix<'_, T>) -> isize {
+        let len = matrix.cols() * size_of::<T>();
+        if len > 2 * AHEAD {
+            return AHEAD as isize;
+        }
+        let rows = SHORT_ROWS_AHEAD / len.max(64);
+        matrix.row_stride().wrapping_mul((rows * size_of::<T>()) as isize)
+    }
 
     /// Lays out a block of a weight as panels of its compute type: panel after panel, row after row, any numbers past
     /// the last column.
@@ -36,17 +51,15 @@ mod blocks {
         if weight.has_contiguous_rows() {
             // A few rows at a time: panels may begin a power of two apart, where the cache has room for few lines, so each
             // gets several that follow each other.
+            let ahead = ahead(&weight);
             for step in (0..steps).step_by(ROWS_TOGETHER) {
-                let mut rows: [&[W]; ROWS_TOGETHER] = [&[]; ROWS_TOGETHER];
-                let count = ROWS_TOGETHER.min(steps - step);
-                for (index, row) in rows.iter_mut().enumerate().take(count) {
-                    *row = weight.row(step + index).unwrap_or(&[]);
-                }
+                let rows = step..(step + ROWS_TOGETHER).min(steps);
                 for (index, panel) in panels.chunks_exact_mut(panel_len).take(whole).enumerate() {
-                    let Some(targets) = panel.get_mut(step * width..(step + count) * width) else { return };
-                    for (target, row) in targets.chunks_exact_mut(width).zip(rows) {
-                        let Some(source) = row.get(index * width..(index + 1) * width) else { return };
-                        simd::prefetch(source.as_ptr().wrapping_byte_add(AHEAD));
+                    let Some(targets) = panel.get_mut(rows.start * width..rows.end * width) else { return };
+                    for (target, row) in targets.chunks_exact_mut(width).zip(rows.clone()) {
+                        let source = weight.row(row).and_then(|row| row.get(index * width..(index + 1) * width));
+                        let Some(source) = source else { return };
+                        simd::prefetch(source.as_ptr().wrapping_byte_offset(ahead));
                         for (target, source) in target.chunks_exact_mut(lanes).zip(source.chunks_exact(lanes)) {
                             <W::Acc as Float>::store::<S>(W::load(simd, source), target);
                         }
@@ -118,8 +131,12 @@ mod blocks {
         if !x.has_contiguous_rows() {
             return transpose(simd, x.transpose(), target, cols, 0);
         }
+        let ahead = ahead(&x);
         for (row, target) in target.chunks_exact_mut(cols.max(1)).take(rows).enumerate() {
             let Some(source) = x.row(row) else { return };
+            for line in source.chunks((64 / size_of::<T>().max(1)).max(1)) {
+                simd::prefetch(line.as_ptr().wrapping_byte_offset(ahead));
+            }
             let mut targets = target.chunks_exact_mut(lanes);
             let mut sources = source.chunks_exact(lanes);
             for (target, source) in targets.by_ref().zip(sources.by_ref()) {
