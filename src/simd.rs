@@ -198,6 +198,19 @@ pub(crate) fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
+/// The same, into the cache's second level: for what is needed later.
+#[cfg(feature = "std")]
+#[inline(always)]
+pub(crate) fn prefetch_far<T>(address: *const T) {
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse"))]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_feature = "sse")))]
+    let _ = address;
+}
+
 /// How many vectors a register tile may accumulate in, beside those for its operands, where a cache line takes
 /// `vectors` vectors: AVX-512 has 32 registers, and so has NEON; the other levels have 16, and targets without SIMD
 /// as many as hold 16 numbers.

@@ -1522,8 +1522,14 @@ impl<'a, W: Copy> Strip<'a, W> {
         }
     }
 
-    /// Calls `body` for each step, in order, with the step's element of each of `R` rows of `x`, from `row` on, and the
-    /// step's elements of each of the first `G` panels. False where it does not fit: too few rows or panels, another
+    /// Where a panel's elements of the first step lie. It need not be one of the strip's.
+    #[inline(always)]
+    pub(crate) fn address(&self, panel: usize) -> *const W {
+        self.start.wrapping_offset(self.panel_stride.wrapping_mul(panel as isize))
+    }
+
+    /// Calls `body` for each step, in order, with the step's element of each of `R` rows of `x`, from `row` on, the
+    /// step's elements of each of the first `G` panels, and `follow`, which goes on as their addresses do. False where it does not fit: too few rows or panels, another
     /// number of columns of `x` than there are steps, or rows whose elements do not lie side by side. `width` must be
     /// the width that the strip was made with: it is passed again because here it is a constant.
     #[inline(always)]
@@ -1532,7 +1538,8 @@ impl<'a, W: Copy> Strip<'a, W> {
         x: Matrix<'x, A>,
         row: usize,
         width: usize,
-        mut body: impl FnMut([&'x A; R], [&'a [W]; G]),
+        mut follow: *const W,
+        mut body: impl FnMut([&'x A; R], [&'a [W]; G], *const W),
     ) -> bool {
         let fits = G <= self.panels && width == self.width && x.cols == self.steps && row + R <= x.rows;
         if !fits || !x.has_contiguous_rows() {
@@ -1557,9 +1564,10 @@ impl<'a, W: Copy> Strip<'a, W> {
                     let panel = start.offset(index as isize * self.panel_stride);
                     panels[index] = slice::from_raw_parts(panel, width);
                 }
-                body(values, panels);
+                body(values, panels, follow);
             }
             start = start.wrapping_offset(self.step_stride);
+            follow = follow.wrapping_offset(self.step_stride);
         }
         true
     }

@@ -285,7 +285,9 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
     let width = V * lanes;
     let ahead = strip.ahead(AHEAD.0, AHEAD.1);
     let keep = store.is_none();
-    for row in (0..x.rows()).step_by(R) {
+    for (index, row) in (0..x.rows()).step_by(R).enumerate() {
+        // The first tiles ask for the panels behind the strip's, one each; the others for what is there already.
+        let follow = strip.address(if index < G { G + index } else { 0 });
         let mut tile = [[[C::Lanes::<S>::splat(simd, C::ZERO); V]; G]; R];
         let mut target = sums.get_mut(row * G * width..(row + R) * G * width);
         match (&target, former) {
@@ -314,8 +316,18 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
             x,
             row,
             width,
+            follow,
             #[inline(always)]
-            |values, panels| step::<S, C, W, R, G, V>(simd, values, panels, ahead, &mut tile),
+            |values, panels, follow| {
+                if R <= PREFETCHED_ROWS {
+                    for g in 0..G {
+                        simd::prefetch(panels[g].as_ptr().wrapping_byte_offset(ahead));
+                    }
+                } else {
+                    simd::prefetch_far(follow);
+                }
+                step::<S, C, W, R, G, V>(simd, values, panels, &mut tile);
+            },
         );
         if former == Former::Blocks || keep {
             let Some(target) = &mut target else { return };
@@ -367,15 +379,9 @@ fn step<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: usize, 
     simd: S,
     values: [&C; R],
     panels: [&[W]; G],
-    ahead: isize,
     tile: &mut [[[C::Lanes<S>; V]; G]; R],
 ) {
     let lanes = C::Lanes::<S>::LEN;
-    if R <= PREFETCHED_ROWS {
-        for g in 0..G {
-            simd::prefetch(panels[g].as_ptr().wrapping_byte_offset(ahead));
-        }
-    }
     // The fewer of the two, rows and columns, stay in registers, and the others pass.
     if R <= G * V {
         let mut rows = [C::Lanes::<S>::splat(simd, C::ZERO); R];
