@@ -133,10 +133,10 @@ fn by_tiles<C: Compute>(
                                 *sum = if start == 0 { streamed } else { *sum + streamed };
                             }
                         } else if panel < in_place {
-                            let run = Run { x, sums: &mut *sums, former, store };
+                            let run = Run { x, sums: &mut *sums, stride: count * width, former, store };
                             operands.tiles(level, (tiled.each, count), panel, depth.clone(), run);
                         } else {
-                            let run = Run { x, sums: &mut *sums, former, store };
+                            let run = Run { x, sums: &mut *sums, stride: count * width, former, store };
                             let numbers = packed.get((panel - chunk.start) * steps * width..).unwrap_or(&[]);
                             let Some(packed) = Strip::packed(numbers, (count, steps * width), steps, width) else {
                                 return;
@@ -189,7 +189,8 @@ fn stream<C: Compute>(
             let from = (rows.start * panels + rows.len() * panel) * width;
             let Some(sums) = sums.get_mut(from..from + rows.len() * count * width) else { return };
             let former = if start == depth.start { Former::Nothing } else { Former::Steps };
-            operands.tiles(level, (tiled.each, count), panel, part.clone(), Run { x, sums, former, store: None });
+            let run = Run { x, sums, stride: count * width, former, store: None };
+            operands.tiles(level, (tiled.each, count), panel, part.clone(), run);
         }
     }
 }

@@ -57,8 +57,9 @@ const AHEAD: (usize, isize) = (4, 1024);
 pub struct Run<'a, C> {
     /// Rows of equal tiles, their elements side by side.
     pub(crate) x: Matrix<'a, C>,
-    /// The sums of these rows, each as long as the strip is wide.
+    /// The sums of these rows, each as long as the strip is wide, `stride` numbers apart.
     pub(crate) sums: &'a mut [C],
+    pub(crate) stride: usize,
     /// What is there already.
     pub(crate) former: Former,
     /// What is done to sums that are complete, where that is little enough to do it in registers.
@@ -280,7 +281,7 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
     strip: Strip<'_, W>,
     run: Run<'_, C>,
 ) {
-    let Run { x, sums, former, mut store } = run;
+    let Run { x, sums, stride, former, mut store } = run;
     let lanes = C::Lanes::<S>::LEN;
     let width = V * lanes;
     let ahead = strip.ahead(AHEAD.0, AHEAD.1);
@@ -289,11 +290,13 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
         // The first tiles ask for the panels behind the strip's, one each; the others for what is there already.
         let follow = strip.address(if index < G { G + index } else { 0 });
         let mut tile = [[[C::Lanes::<S>::splat(simd, C::ZERO); V]; G]; R];
-        let mut target = sums.get_mut(row * G * width..(row + R) * G * width);
+        let mut target = sums.get_mut(row * stride..(row + R - 1) * stride + G * width);
         match (&target, former) {
             (Some(target), Former::Blocks) => {
-                for line in target.chunks(64 / size_of::<C>()) {
-                    simd::prefetch(line.as_ptr());
+                for row in target.chunks(stride.max(1)) {
+                    for line in row.chunks(64 / size_of::<C>()).take(G) {
+                        simd::prefetch(line.as_ptr());
+                    }
                 }
             }
             (Some(target), Former::Steps) => {
@@ -302,7 +305,7 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
                     |r: usize| {
                         for g in 0..G {
                             for v in 0..V {
-                                let start = (r * G + g) * width + v * lanes;
+                                let start = r * stride + g * width + v * lanes;
                                 tile[r][g][v] = C::load(simd, &target[start..start + lanes]);
                             }
                         }
@@ -334,7 +337,7 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
             let mut add = inlined(
                 #[inline(always)]
                 |r: usize| {
-                    let Some(target) = target.get_mut(r * G * width..(r + 1) * G * width) else { return };
+                    let Some(target) = target.get_mut(r * stride..r * stride + G * width) else { return };
                     for g in 0..G {
                         for v in 0..V {
                             let target = &mut target[g * width + v * lanes..g * width + (v + 1) * lanes];

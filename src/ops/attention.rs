@@ -17,7 +17,7 @@ use crate::parallel;
 use crate::simd::{self, dispatch};
 #[cfg(feature = "std")]
 use crate::view::Strip;
-use crate::view::{Line, Matrix, MatrixMut};
+use crate::view::{Line, Matrix, MatrixMut, inlined};
 
 /// The keys that are scored together. Part of what a result's bits depend on.
 const KEYS: usize = if cfg!(feature = "std") { 256 } else { 16 };
@@ -403,7 +403,7 @@ fn block<S: Simd, T: Float>(
     for first_col in (0..cols).step_by(most_cols) {
         let col_range = first_col..(first_col + most_cols).min(cols);
         let panels = col_range.len().div_ceil(width);
-        let panel_of_sums = rows * width;
+        let sum_stride = panels * width;
         let mut largest = [T::Acc::neg_infinity(); QUERIES];
         totals.fill(T::Acc::ZERO);
         sums.fill(T::Acc::ZERO);
@@ -457,7 +457,7 @@ fn block<S: Simd, T: Float>(
                         Running { largest: &mut running.largest[row..], totals: &mut running.totals[row * lanes..] };
                     let values = Panels { numbers: &*values, len: panel_len };
                     let block = ScoredBlock { first_query, band, seen, keys, hidden, is_first, poisoned };
-                    let sums = Panels { numbers: sums.get_mut(row * width..).unwrap_or(&mut []), len: panel_of_sums };
+                    let sums = sums.get_mut(row * sum_stride..).unwrap_or(&mut []);
                     add_weighed::<S, T::Acc>(simd, block, (scores, score_stride), running, values, (sums, panels));
                 }
                 row += band;
@@ -471,17 +471,15 @@ fn block<S: Simd, T: Float>(
             let nothing = total == T::Acc::ZERO;
             let factor = total.recip();
             let Some(target) = out.row_mut(row).and_then(|row| row.get_mut(col_range.clone())) else { return };
-            for (panel, target) in target.chunks_mut(width).enumerate() {
-                let sums = sums.get(panel * panel_of_sums + row * width..).unwrap_or(&[]);
-                for (sum, target) in sums.chunks_exact(lanes).zip(target.chunks_mut(lanes)) {
-                    let value = if nothing { zero } else { Lanes::<S, T>::from_slice(simd, sum) * factor };
-                    if target.len() == lanes {
-                        T::store::<S>(value, target);
-                    } else {
-                        let mut whole = [T::ZERO; MAX_LANES];
-                        T::store::<S>(value, &mut whole[..lanes]);
-                        target.copy_from_slice(&whole[..target.len()]);
-                    }
+            let sums = sums.get(row * sum_stride..).unwrap_or(&[]);
+            for (sum, target) in sums.chunks_exact(lanes).zip(target.chunks_mut(lanes)) {
+                let value = if nothing { zero } else { Lanes::<S, T>::from_slice(simd, sum) * factor };
+                if target.len() == lanes {
+                    T::store::<S>(value, target);
+                } else {
+                    let mut whole = [T::ZERO; MAX_LANES];
+                    T::store::<S>(value, &mut whole[..lanes]);
+                    target.copy_from_slice(&whole[..target.len()]);
                 }
             }
         }
@@ -588,8 +586,13 @@ fn score<S: Simd, C: Compute>(
             let numbers = keys.numbers.get(panel * keys.len..).unwrap_or(&[]);
             let Some(strip) = Strip::packed(numbers, (count, keys.len), steps, width) else { return };
             let store = Store { bias: &bias, relu: false, out: scores.block_mut(rows.range(), cols) };
-            let run =
-                Run { x: x.block(rows.range(), 0..steps), sums: &mut [], former: Former::Nothing, store: Some(store) };
+            let run = Run {
+                x: x.block(rows.range(), 0..steps),
+                sums: &mut [],
+                stride: 0,
+                former: Former::Nothing,
+                store: Some(store),
+            };
             run_tiles(level, (rows.each, count), strip, run);
             panel += count;
         }
@@ -622,21 +625,24 @@ fn weigh_values<S: Simd, C: Compute>(
     simd: S,
     weights: Matrix<'_, C>,
     values: Panels<&[C]>,
-    (sums, panels): (Panels<&mut [C]>, usize),
+    (sums, panels): (&mut [C], usize),
     first: bool,
 ) {
     let width = const { panel_width::<C>() };
     let level = simd.level();
     let (rows, steps) = weights.shape();
-    for panel in 0..panels {
-        let numbers = values.numbers.get(panel * values.len..).unwrap_or(&[]);
-        let Some(strip) = Strip::packed(numbers, (1, values.len), steps, width) else { return };
-        for rows in tiled_rows::<C>(level, 0..rows) {
-            let place = panel * sums.len + rows.range().start * width..panel * sums.len + rows.range().end * width;
-            let Some(sums) = sums.numbers.get_mut(place) else { return };
-            let former = if first { Former::Nothing } else { Former::Blocks };
-            let run = Run { x: weights.block(rows.range(), 0..steps), sums, former, store: None };
-            run_tiles(level, (rows.each, 1), strip, run);
+    let stride = panels * width;
+    let former = if first { Former::Nothing } else { Former::Blocks };
+    for rows in tiled_rows::<C>(level, 0..rows) {
+        let mut panel = 0;
+        while panel < panels {
+            let count = rows.panels(panels - panel, true);
+            let numbers = values.numbers.get(panel * values.len..).unwrap_or(&[]);
+            let Some(strip) = Strip::packed(numbers, (count, values.len), steps, width) else { return };
+            let Some(sums) = sums.get_mut(rows.range().start * stride + panel * width..) else { return };
+            let run = Run { x: weights.block(rows.range(), 0..steps), sums, stride, former, store: None };
+            run_tiles(level, (rows.each, count), strip, run);
+            panel += count;
         }
     }
 }
@@ -648,15 +654,15 @@ fn weigh_values<S: Simd, C: Compute>(
     simd: S,
     weights: Matrix<'_, C>,
     values: Panels<&[C]>,
-    (sums, panels): (Panels<&mut [C]>, usize),
+    (sums, panels): (&mut [C], usize),
     first: bool,
 ) {
     let width = const { panel_width::<C>() };
     for panel in 0..panels {
         let numbers = values.numbers.get(panel * values.len..).unwrap_or(&[]);
         for row in 0..weights.rows() {
-            let start = panel * sums.len + row * width;
-            let Some(sums) = sums.numbers.get_mut(start..start + width) else { return };
+            let start = (row * panels + panel) * width;
+            let Some(sums) = sums.get_mut(start..start + width) else { return };
             add_row(simd, weights.row(row).unwrap_or(&[]), numbers, sums, first);
         }
     }
@@ -751,7 +757,7 @@ fn add_weighed<S: Simd, C: Compute>(
     scores: (&mut [C], usize),
     running: Running<'_, C>,
     values: Panels<&[C]>,
-    sums: (Panels<&mut [C]>, usize),
+    sums: (&mut [C], usize),
 ) {
     simd.vectorize(
         #[inline(always)]
@@ -766,22 +772,25 @@ fn add_weighed_here<S: Simd, C: Compute>(
     (scores, stride): (&mut [C], usize),
     running: Running<'_, C>,
     values: Panels<&[C]>,
-    (sums, panels): (Panels<&mut [C]>, usize),
+    (sums, panels): (&mut [C], usize),
 ) {
     let (lanes, width) = (C::Lanes::<S>::LEN, const { panel_width::<C>() });
-    for row in 0..block.band {
-        let scores = scores.get_mut(row * stride..(row + 1) * stride);
-        let state = running.largest.get_mut(row).zip(running.totals.get_mut(row * lanes..(row + 1) * lanes));
-        let (Some(scores), Some((largest, total))) = (scores, state) else { return };
-        // Whole panels of what was scored: the rest is not read.
-        let scores = scores.get_mut(..block.seen.div_ceil(width) * width).unwrap_or(&mut []);
-        let factor = weigh::<S, C>(simd, scores, block.limit(block.first_query + row), largest, total);
+    // Whole panels of what was scored: the rest is not read.
+    let len = block.seen.div_ceil(width) * width;
+    // Each of these loops is over all rows, so that none waits for the last step of the row before.
+    let mut settled = [(C::ZERO, C::ZERO); BAND];
+    for (row, (settled, largest)) in settled.iter_mut().zip(running.largest.iter_mut()).enumerate().take(block.band) {
+        let Some(scores) = scores.get_mut(row * stride..row * stride + len) else { return };
+        *settled = settle::<S, C>(simd, scores, block.limit(block.first_query + row), largest);
+    }
+    for (row, &(anchor, factor)) in settled.iter().enumerate().take(block.band) {
+        let total = running.totals.get_mut(row * lanes..(row + 1) * lanes);
+        let (Some(scores), Some(total)) = (scores.get_mut(row * stride..row * stride + len), total) else { return };
+        weigh::<S, C>(simd, scores, anchor, factor, total);
         if !block.is_first && factor != C::from_f64(1.0) {
-            for panel in 0..panels {
-                let start = panel * sums.len + row * width;
-                for part in sums.numbers.get_mut(start..start + width).unwrap_or(&mut []).chunks_exact_mut(lanes) {
-                    (C::Lanes::<S>::from_slice(simd, part) * factor).store_slice(part);
-                }
+            let sums = sums.get_mut(row * panels * width..(row + 1) * panels * width).unwrap_or(&mut []);
+            for part in sums.chunks_exact_mut(lanes) {
+                (C::Lanes::<S>::from_slice(simd, part) * factor).store_slice(part);
             }
         }
     }
@@ -793,10 +802,10 @@ fn add_weighed_here<S: Simd, C: Compute>(
     }
 }
 
-/// Turns the first `limit` scores of a query into weights, relative to the largest so far, and those past them into 0.
-/// What was summed before is to be multiplied by what this returns.
+/// Updates the largest score of a query by its first `limit` ones, and hides those past them. Returns what the scores are
+/// to be taken relative to, and what was summed before is to be multiplied by.
 #[inline(always)]
-fn weigh<S: Simd, C: Compute>(simd: S, scores: &mut [C], limit: usize, largest: &mut C, total: &mut [C]) -> C {
+fn settle<S: Simd, C: Compute>(simd: S, scores: &mut [C], limit: usize, largest: &mut C) -> (C, C) {
     let lanes = C::Lanes::<S>::LEN;
     let least = C::Lanes::<S>::splat(simd, C::neg_infinity());
     if let Some(past) = scores.get_mut(limit..) {
@@ -822,32 +831,65 @@ fn weigh<S: Simd, C: Compute>(simd: S, scores: &mut [C], limit: usize, largest: 
         let factors = math::exp_nonpositive::<S, C>(simd, C::Lanes::<S>::splat(simd, former - anchor));
         factors.as_slice().first().copied().unwrap_or(C::ZERO)
     };
+    (anchor, factor)
+}
+
+/// Turns scores of a query into weights, relative to `anchor`, and adds them to `total` times `factor`.
+#[inline(always)]
+fn weigh<S: Simd, C: Compute>(simd: S, scores: &mut [C], anchor: C, factor: C, total: &mut [C]) {
+    const TOGETHER: usize = simd::MAPPED_IN_STEP;
+    let lanes = C::Lanes::<S>::LEN;
     let anchor = C::Lanes::<S>::splat(simd, anchor);
-    let mut parts = [C::Lanes::<S>::splat(simd, C::ZERO); 2];
-    for pair in scores.chunks_exact_mut(2 * lanes) {
-        let (one, other) = pair.split_at_mut(lanes);
-        let shifted = [C::Lanes::<S>::from_slice(simd, one) - anchor, C::Lanes::<S>::from_slice(simd, other) - anchor];
-        let weights = math::wide::exp_nonpositive::<S, C, 2>(math::Several::new(simd, shifted)).lanes();
-        weights[0].store_slice(one);
-        weights[1].store_slice(other);
-        parts[0] += weights[0];
-        parts[1] += weights[1];
+    let hidden = C::Lanes::<S>::splat(simd, C::neg_infinity());
+    let mut parts = [C::Lanes::<S>::splat(simd, C::ZERO); TOGETHER];
+    let mut weights_of = inlined(
+        #[inline(always)]
+        |mut vectors: [C::Lanes<S>; TOGETHER]| {
+            for vector in &mut vectors {
+                *vector -= anchor;
+            }
+            let weights = math::wide::exp_nonpositive::<S, C, TOGETHER>(math::Several::new(simd, vectors)).lanes();
+            for index in 0..TOGETHER {
+                parts[index] += weights[index];
+            }
+            weights
+        },
+    );
+    let mut whole = scores.chunks_exact_mut(TOGETHER * lanes);
+    for few in whole.by_ref() {
+        let mut vectors = [hidden; TOGETHER];
+        for index in 0..TOGETHER {
+            vectors[index] = C::Lanes::<S>::from_slice(simd, &few[index * lanes..(index + 1) * lanes]);
+        }
+        let weights = weights_of(vectors);
+        for index in 0..TOGETHER {
+            weights[index].store_slice(&mut few[index * lanes..(index + 1) * lanes]);
+        }
     }
-    if let Some(odd) = odd_vector(scores, lanes) {
-        let weights = math::exp_nonpositive::<S, C>(simd, C::Lanes::<S>::from_slice(simd, odd) - anchor);
-        weights.store_slice(odd);
-        parts[0] += weights;
+    let rest = whole.into_remainder();
+    if !rest.is_empty() {
+        let mut vectors = [hidden; TOGETHER];
+        for (vector, scores) in vectors.iter_mut().zip(rest.chunks_exact(lanes)) {
+            *vector = C::Lanes::<S>::from_slice(simd, scores);
+        }
+        let weights = weights_of(vectors);
+        for (weights, scores) in weights.iter().zip(rest.chunks_exact_mut(lanes)) {
+            weights.store_slice(scores);
+        }
     }
-    let sum = C::Lanes::<S>::from_slice(simd, total);
-    sum.mul_add(C::Lanes::<S>::splat(simd, factor), parts[0] + parts[1]).store_slice(total);
-    factor
+    let mut sum = C::Lanes::<S>::splat(simd, C::ZERO);
+    for part in parts {
+        sum += part;
+    }
+    let total_before = C::Lanes::<S>::from_slice(simd, total);
+    total_before.mul_add(C::Lanes::<S>::splat(simd, factor), sum).store_slice(total);
 }
 
 /// The last vector of an odd number of them.
 #[inline(always)]
-fn odd_vector<C>(scores: &mut [C], lanes: usize) -> Option<&mut [C]> {
+fn odd_vector<C>(scores: &[C], lanes: usize) -> Option<&[C]> {
     let pairs = scores.len() / (2 * lanes) * (2 * lanes);
-    scores.get_mut(pairs..).filter(|rest| !rest.is_empty())
+    scores.get(pairs..).filter(|rest| !rest.is_empty())
 }
 
 /// [`weigh_values`] for values among which is a NaN or an infinity, which must not reach queries that the key is
@@ -858,7 +900,7 @@ fn add_seen<S: Simd, C: Compute>(
     block: ScoredBlock<'_>,
     weights: Matrix<'_, C>,
     values: Panels<&[C]>,
-    (sums, panels): (Panels<&mut [C]>, usize),
+    (sums, panels): (&mut [C], usize),
 ) {
     let width = panel_width::<C>();
     simd.vectorize(
@@ -867,8 +909,8 @@ fn add_seen<S: Simd, C: Compute>(
             let lanes = C::Lanes::<S>::LEN;
             for (row, panel) in (0..block.band).flat_map(|row| (0..panels).map(move |panel| (row, panel))) {
                 let query = block.first_query + row;
-                let start = panel * sums.len + row * width;
-                let Some(targets) = sums.numbers.get_mut(start..start + width) else { return };
+                let start = (row * panels + panel) * width;
+                let Some(targets) = sums.get_mut(start..start + width) else { return };
                 for (vector, target) in targets.chunks_exact_mut(lanes).enumerate() {
                     let mut sum = C::Lanes::<S>::splat(simd, C::ZERO);
                     for index in 0..block.limit(query) {
