@@ -35,8 +35,9 @@ _ACTIVATIONS: dict[str, Callable[[_Array], _Array]] = {
     "swish": lambda x: pb.silu(x, out=x),
     "tanh": lambda x: pb.tanh(x, out=x),
 }
-# The tokens that go through the two wide products together: what lies between stays in the cache, and takes little memory.
-_BLOCK = 384
+# The tokens that go through a layer together, whole rows of them: what lies between its parts stays in a cache, and takes
+# little memory.
+_GROUP = 384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,37 +342,46 @@ class BertEncoder:
         eps, heads = self.config.layer_norm_eps, self.config.num_attention_heads
         x = pb.embedding((ids, places, kinds), self._tables, dtype=self._norm[0].dtype)
         pb.layer_norm(x, *self._norm, eps=eps, out=x)
-        hidden = x.shape[1]
-        # Rows of one length are one stack; others are as many stacks of one.
-        stacks = _stacks(lengths)
+        size = x.shape[1] // heads
         activate = _ACTIVATIONS[self.config.hidden_act]
-        context, below = np.empty_like(x), np.empty_like(x)
+        groups = _groups(lengths)
         for layer in self._layers:
-            qkv = layer.qkv(x)
-            for rows, batch in stacks:
-                # Views of shape (rows, heads, tokens, head size).
-                q, k, v = qkv[rows].reshape(batch, -1, 3, heads, hidden // heads).transpose(2, 0, 3, 1, 4)
-                seen = context[rows].reshape(batch, -1, heads, hidden // heads).transpose(0, 2, 1, 3)
-                pb.attention(q, k, v, out=seen)
-            layer.attended(context, out=below)
-            x, below = pb.layer_norm(below, *layer.middle_norm, residual=x, eps=eps, out=below), x
-            for start in range(0, len(x), _BLOCK):
-                block = slice(start, start + _BLOCK)
-                layer.down(activate(layer.up(x[block])), out=below[block])
-            x, below = pb.layer_norm(below, *layer.norm, residual=x, eps=eps, out=below), x
+            for rows, stacks in groups:
+                group = x[rows]
+                qkv, context = layer.qkv(group), np.empty_like(group)
+                for inside, batch in stacks:
+                    # Views of shape (rows, heads, tokens, head size).
+                    q, k, v = qkv[inside].reshape(batch, -1, 3, heads, size).transpose(2, 0, 3, 1, 4)
+                    seen = context[inside].reshape(batch, -1, heads, size).transpose(0, 2, 1, 3)
+                    pb.attention(q, k, v, out=seen)
+                middle = layer.attended(context)
+                pb.layer_norm(middle, *layer.middle_norm, residual=group, eps=eps, out=middle)
+                below = layer.down(activate(layer.up(middle)))
+                pb.layer_norm(below, *layer.norm, residual=middle, eps=eps, out=group)
         return x
 
 
-def _stacks(lengths: _Array) -> list[tuple[slice, int]]:
-    """Return the tokens of neighbours of one length, and how many rows those are."""
+def _groups(lengths: _Array) -> list[tuple[slice, list[tuple[slice, int]]]]:
+    """Return the tokens of a few rows each, which go through a layer together so that what they become stays in a cache,
+    and in them the tokens of neighbours of one length, with how many rows those are.
+    """
+    groups: list[tuple[slice, list[tuple[slice, int]]]] = []
+    start = end = 0
     stacks: list[tuple[slice, int]] = []
-    start = 0
-    for length, rows in itertools.groupby(lengths.tolist()):
-        batch = len(list(rows))
-        if length:
-            stacks.append((slice(start, start + batch * length), batch))
-        start += batch * length
-    return stacks
+    for length, neighbours in itertools.groupby(lengths.tolist()):
+        left = len(list(neighbours)) if length else 0
+        while left:
+            room = (_GROUP - (end - start)) // length
+            if room < 1 and stacks:
+                groups.append((slice(start, end), stacks))
+                start, stacks = end, []
+                continue
+            batch = min(left, max(room, 1))
+            stacks.append((slice(end - start, end - start + batch * length), batch))
+            end, left = end + batch * length, left - batch
+    if stacks:
+        groups.append((slice(start, end), stacks))
+    return groups
 
 
 def _stored(array: _Array, dtype: str) -> _Array:
