@@ -17,7 +17,7 @@ use polyglot_bridge::{
 type Sizes = (usize, usize, usize);
 
 /// Each class of shapes: next to the edges of tiles, panels, groups of steps and blocks of k; empty; of one row or column.
-const SHAPES: [Sizes; 35] = [
+const SHAPES: [Sizes; 39] = [
     (0, 3, 4),
     (3, 4, 0),
     (2, 0, 5),
@@ -32,18 +32,22 @@ const SHAPES: [Sizes; 35] = [
     (3, 255, 15),
     (3, 700, 9),
     (4, 5, 8),
+    (4, 1025, 130),
     (5, 300, 49),
+    (5, 512, 32),
     (6, 33, 100),
     (7, 65, 31),
     (8, 64, 128),
     (9, 258, 7),
     (11, 2, 3),
+    (12, 1030, 33),
     (13, 256, 48),
     (16, 130, 65),
     (17, 129, 64),
     (17, 1000, 1),
     (18, 31, 97),
     (23, 512, 16),
+    (25, 700, 50),
     (33, 7, 130),
     (37, 129, 65),
     (50, 784, 12),
@@ -148,6 +152,7 @@ for_each_type! {
     layouts => does_not_depend_on_layouts,
     neighbours => does_not_depend_on_other_rows_and_columns,
     packed => packed_layers_give_the_same_bits,
+    large_weights => large_weights_give_the_same_bits,
     special_values => keeps_special_values_apart,
     residuals => adds_residuals,
     wide => narrow_types_are_computed_in_their_compute_type,
@@ -179,7 +184,7 @@ fn equals_a_plain_sum<T: Storage>() {
 fn follows_the_documented_order<T: Storage>() {
     for sizes @ (m, k, n) in SHAPES {
         let operands = Operands::<T>::new(sizes);
-        let block = k.div_ceil(k.div_ceil(256).max(1)).max(1);
+        let block = k.div_ceil(k.div_ceil(512).max(1)).max(1);
         for_each_level(|level| {
             let fused = match level {
                 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -289,6 +294,26 @@ fn packed_layers_give_the_same_bits<T: Storage>() {
             same(&unpacked, &operands.weight, "unpacked");
             assert_eq!((layer.in_features(), layer.out_features()), (k, n));
             assert_eq!(layer.nbytes(), size_of_val(layer.panels()) + size_of_val(&bias[..]));
+        });
+    }
+}
+
+/// Weights that no cache holds are read in long pieces for one row, packed a few columns at a time for few rows, and once
+/// for all blocks of many rows: to the same bits as a layer that was packed before.
+fn large_weights_give_the_same_bits<T: Storage>() {
+    for sizes @ (m, k, n) in [(1, 2100, 2056), (3, 2100, 2056), (210, 1030, 517), (420, 300, 1000)] {
+        let operands = Operands::<T>::new(sizes);
+        let bias: Vec<T::Acc> = operands.bias.iter().map(|value| value.to_acc()).collect();
+        for_each_level(|level| {
+            if m * k * n > 1 << 24 && format!("{level:?}").contains("Fallback") {
+                return; // takes seconds, and reads weights as the others do
+            }
+            let mut panels = Vec::new();
+            let layer = layer(&mut panels, operands.weight(), Some(&bias), Activation::None);
+            let mut found = vec![T::ZERO; m * n];
+            let out = MatrixMut::new(&mut found, m, n).expect("shape");
+            layer.forward(operands.x(), Residual::None, out).expect("shapes fit");
+            same(&operands.product(), &found, &format!("{level:?} {sizes:?}"));
         });
     }
 }

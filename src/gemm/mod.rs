@@ -21,9 +21,10 @@ pub(crate) mod part;
 pub(crate) mod scratch;
 pub(crate) mod tile;
 
-/// The most steps of a block of k: two vectors of columns of f32 over as many steps take half of a first-level cache,
-/// and stay there while rows pass. Part of what a result's bits depend on.
-pub(crate) const DEPTH: usize = 256;
+/// The most steps of a block of k: so many that little time goes into adding blocks up, few enough for the panels of a
+/// tile to stay in the cache's first level, or pass through it from the second in time, while rows pass. Part of what a
+/// result's bits depend on.
+pub(crate) const DEPTH: usize = 512;
 
 /// The steps of k that are added to sums in the cache at once.
 #[cfg(not(feature = "std"))]
