@@ -76,19 +76,22 @@ fn block<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, cons
                     let mut copies = [[W::ZERO; MAX_LANES]; GROUP];
                     let mut parts: [&[W]; GROUP] = [&[]; GROUP];
                     for ((part, copy), step) in parts.iter_mut().zip(&mut copies).zip(depth.clone()) {
-                        *part = part_of(weight, step, cols.clone(), &mut copy[..width]);
+                        let Some(copy) = copy.get_mut(..width) else { return };
+                        *part = part_of(weight, step, cols.clone(), copy);
                     }
-                    let values = &values[..rows.len()];
-                    add_steps::<S, T::Acc, W, V>(simd, parts, depth.len(), values, &mut added[..len]);
+                    let (Some(values), Some(added)) = (values.get(..rows.len()), added.get_mut(..len)) else { return };
+                    add_steps::<S, T::Acc, W, V>(simd, parts, depth.len(), values, added);
                 }
-                for (sum, added) in sums[..len].iter_mut().zip(added) {
+                for (sum, added) in sums.iter_mut().zip(added).take(len) {
                     *sum = if start == 0 { added } else { *sum + added };
                 }
             }
+            // Slices whose lengths do not fit cannot be; said this way, no code for a panic is linked.
+            let (Some(sums), Some(bias)) = (sums.get_mut(..len), bias.get_mut(..width)) else { return };
             let finish = finish.part(rows.clone(), cols.clone());
-            finish.load_bias(simd, &mut bias[..width]);
+            finish.load_bias(simd, bias);
             let out = out.block_mut(rows.clone(), cols);
-            finish.store(simd, &mut sums[..len], width, &bias[..width], (0, 0), out);
+            finish.store(simd, sums, width, bias, (0, 0), out);
         }
     }
 }
