@@ -19,6 +19,16 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     fs::write(out.join("memory.x"), memory).expect("OUT_DIR can be written to");
     println!("cargo::rustc-link-search={}", out.display());
+    println!("cargo::rerun-if-env-changed=CMSIS_DSP");
+    if let Some(folder) = env::var_os("CMSIS_DSP") {
+        // Folders of the compiled library and of the C library that it calls.
+        for folder in env::split_paths(&folder) {
+            println!("cargo::rustc-link-search={}", folder.display());
+        }
+        for library in ["cmsis", "m", "c"] {
+            println!("cargo::rustc-link-lib=static={library}");
+        }
+    }
     for argument in ["-Tlink.x", "--nmagic"] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }

@@ -6,7 +6,10 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use cortex_m::peripheral::{SYST, syst::SystClkSource};
-use cortex_m_semihosting::{debug, hio::{self, HostStream}};
+use cortex_m_semihosting::{
+    debug,
+    hio::{self, HostStream},
+};
 
 /// Instructions for each tick of SysTick, in 1/64: QEMU is told how long an instruction takes (`-icount shift=5`,
 /// 32 ns), the board says how long a tick is.
