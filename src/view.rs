@@ -968,6 +968,15 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
         tree.finish_with(sum, &add)
     }
 
+    /// Replaces each element x by f(x, its column), in no vectors: little code, for what is rarely done.
+    #[inline(always)]
+    pub(crate) fn map_one_by_one(&mut self, f: impl Fn(T::Acc, usize) -> T::Acc) {
+        for col in 0..self.len {
+            // SAFETY: `len` elements on each side; rows that are not the same are apart.
+            unsafe { *self.target.add(col) = U::from_acc(f((*self.source.add(col)).to_acc(), col)) };
+        }
+    }
+
     /// The part with these columns, cut to what there is.
     #[inline(always)]
     pub(crate) fn part(&mut self, cols: Range<usize>) -> InOut<'_, T, U> {
@@ -1032,6 +1041,15 @@ impl<T: Float> Row<'_, T> {
             index += step;
         }
         sum / T::Acc::from_count(count)
+    }
+
+    /// Gives each element to `f`, in order.
+    #[inline(always)]
+    pub(crate) fn for_each(&self, mut f: impl FnMut(T::Acc)) {
+        for index in 0..self.len {
+            // SAFETY: source is valid for reads of `len` elements.
+            f(unsafe { *self.source.add(index) }.to_acc());
+        }
     }
 
     /// Combines what `term` gives for each vector of the row, in an order that the length alone fixes: see [`Tree`].

@@ -372,38 +372,26 @@ fn layer_norm_row<S: Simd, X: Float<Acc = T::Acc>, T: Float>(
 ) {
     if simd::HAS_VECTORS {
         layer_norm_row_of_any_size(simd, &mut row, affine, eps);
-    } else if !layer_norm_row_in_few_passes::<S, X, T, false>(simd, &mut row, affine, eps, T::Acc::from_f64(1.0)) {
+    } else if !layer_norm_row_in_few_passes(simd, &mut row, affine, eps) {
         layer_norm_row_apart(simd, &mut row, affine, eps);
     }
 }
 
-/// Normalises a row with few passes over it, for CPUs on which a pass takes as long as its arithmetic: the first center
-/// is a guess. Without `SCALED`, and a `scale` of one, nothing is written and false returned where that is not safe.
+/// Normalises a row with few passes over it, for CPUs on which a pass takes as long as its arithmetic. Nothing is
+/// written and false returned where the row needs to be scaled for that.
 #[inline(always)]
-fn layer_norm_row_in_few_passes<S: Simd, X: Float<Acc = T::Acc>, T: Float, const SCALED: bool>(
+fn layer_norm_row_in_few_passes<S: Simd, X: Float<Acc = T::Acc>, T: Float>(
     simd: S,
     row: &mut InOut<'_, X, T>,
     affine: Affine<'_, T>,
     eps: T::Acc,
-    scale: T::Acc,
 ) -> bool {
-    let mut center = row.row().mean_of_some(scale);
-    let mut passes = 0;
-    let moments = loop {
-        let moments = Moments::around::<S, X, SCALED>(simd, row.row(), scale, center);
-        passes += 1;
-        // Where the guess was unlike the row, each pass comes nearer.
-        if moments.shift * moments.shift <= moments.variance || passes == 4 {
-            break moments;
-        }
-        center = moments.center + moments.shift;
-    };
+    let moments = Moments::in_few_passes::<S, X, false>(simd, row.row(), T::Acc::from_f64(1.0));
     let Moments { center, shift, variance, .. } = moments;
-    if !(SCALED || shift * shift <= variance && is_safe(variance, eps) && moments.has_center()) {
+    if !(shift * shift <= variance && is_safe(variance, eps) && moments.has_center()) {
         return false;
     }
-    let factor = reciprocal_root(variance, eps * scale * scale);
-    let scales = Lanes::<S, T>::splat(simd, scale);
+    let factor = reciprocal_root(variance, eps);
     let centers = Lanes::<S, T>::splat(simd, center);
     let factors = Lanes::<S, T>::splat(simd, factor);
     let offsets = Lanes::<S, T>::splat(simd, -shift * factor);
@@ -411,14 +399,13 @@ fn layer_norm_row_in_few_passes<S: Simd, X: Float<Acc = T::Acc>, T: Float, const
         simd,
         row,
         #[inline(always)]
-        |x| {
-            let rest = if SCALED { x.mul_sub(scales, centers) } else { x - centers };
-            rest.mul_add(factors, offsets)
-        },
+        |x| (x - centers).mul_add(factors, offsets),
     );
     true
 }
 
+/// The same for a row that has to be scaled. Few rows have, so it is written element by element: as vectors the four
+/// ways to write would take more flash than all the rest.
 #[cold]
 #[inline(never)]
 fn layer_norm_row_apart<S: Simd, X: Float<Acc = T::Acc>, T: Float>(
@@ -428,7 +415,19 @@ fn layer_norm_row_apart<S: Simd, X: Float<Acc = T::Acc>, T: Float>(
     eps: T::Acc,
 ) {
     let scale = rescale::<S, X>(simd, row.row(), eps);
-    layer_norm_row_in_few_passes::<S, X, T, true>(simd, row, affine, eps, scale);
+    let Moments { center, shift, variance, .. } = Moments::in_few_passes::<S, X, true>(simd, row.row(), scale);
+    let factor = reciprocal_root(variance, eps * scale * scale);
+    let offset = -shift * factor;
+    // Times one and plus -0 every number stays as it is.
+    let (one, nothing) = (T::Acc::from_f64(1.0), T::Acc::from_f64(-0.0));
+    row.map_one_by_one(
+        #[inline(always)]
+        |x, col| {
+            let value = |values: Option<&[T]>, other| values.and_then(|v| v.get(col)).map_or(other, |v| v.to_acc());
+            let normal = (x * scale - center) * factor + offset;
+            normal * value(affine.weight, one) + value(affine.bias, nothing)
+        },
+    );
 }
 
 #[inline(always)]
@@ -526,6 +525,22 @@ impl<C: Compute> Moments<C> {
         }
     }
 
+    /// With a guess for the first center, where each pass over a row shows. `SCALED` as in [`around`](Moments::around).
+    #[inline(always)]
+    fn in_few_passes<S: Simd, T: Float<Acc = C>, const SCALED: bool>(simd: S, row: Row<'_, T>, scale: C) -> Self {
+        let mut center = row.mean_of_some(scale);
+        let mut passes = 0;
+        loop {
+            let moments = Self::around::<S, T, SCALED>(simd, row, scale, center);
+            passes += 1;
+            // Where the guess was unlike the row, each pass comes nearer.
+            if moments.shift * moments.shift <= moments.variance || passes == 4 {
+                return moments;
+            }
+            center = moments.center + moments.shift;
+        }
+    }
+
     /// Whether the center has all its digits, or the spread is so large that it needs none.
     #[inline(always)]
     fn has_center(&self) -> bool {
@@ -597,6 +612,18 @@ fn is_safe<C: Compute>(mean: C, eps: C) -> bool {
 #[inline(always)]
 fn rescale<S: Simd, T: Float>(simd: S, row: Row<'_, T>, eps: T::Acc) -> T::Acc {
     let zero = T::Acc::from_f64(0.0);
+    if !simd::HAS_VECTORS {
+        let (mut max, mut poison) = (zero, zero);
+        row.for_each(
+            #[inline(always)]
+            |x| {
+                let magnitude = num_traits::Float::abs(x);
+                max = if magnitude > max { magnitude } else { max };
+                poison += x * zero;
+            },
+        );
+        return if poison.is_nan() { poison } else { inverse_power(max, eps) };
+    }
     let zeros = Lanes::<S, T>::splat(simd, zero);
     let (max, poison) = row.fold(
         simd,

@@ -88,6 +88,7 @@ fn run(checks: &mut Checks) -> Result<(), ShapeError> {
             row_operations(checks, x, weight, bias, out)?;
             if factor == 3.0 {
                 elements(checks, x, out)?;
+                not_finite(checks, x, weight, out)?;
             }
         }
     }
@@ -124,11 +125,30 @@ fn row_operations(
     checks.expect("layer_norm", len, out, |index| normal(index) * f64::from(weight[index]) + f64::from(bias[index]));
     layer_norm(x, None, None, 0.0, &mut *out)?;
     checks.expect("layer_norm without weight", len, out, normal);
+    layer_norm(x, Some(weight), None, 0.0, &mut *out)?;
+    checks.expect("layer_norm without bias", len, out, |index| normal(index) * f64::from(weight[index]));
+    layer_norm(x, None, Some(bias), 0.0, &mut *out)?;
+    checks.expect("layer_norm with a bias", len, out, |index| normal(index) + f64::from(bias[index]));
 
     let square = (0..len).map(|index| wide(index) * wide(index)).sum::<f64>() / count;
     let factor = if square == 0.0 { 0.0 } else { 1.0 / libm::sqrt(square) };
     rms_norm(x, Some(weight), 0.0, &mut *out)?;
     checks.expect("rms_norm", len, out, |index| wide(index) * factor * f64::from(weight[index]));
+    Ok(())
+}
+
+/// A row that is not finite gives NaN throughout.
+fn not_finite(checks: &mut Checks, x: &mut [f32], weight: &[f32], out: &mut [f32]) -> Result<(), ShapeError> {
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let middle = x.len() / 2;
+        let Some(former) = x.get_mut(middle) else { return Ok(()) };
+        let former = core::mem::replace(former, value);
+        layer_norm(&*x, Some(weight), Some(weight), 0.1, &mut *out)?;
+        checks.expect("layer_norm of what is not finite", x.len(), out, |_| f64::NAN);
+        rms_norm(&*x, None, 0.1, &mut *out)?;
+        checks.expect("rms_norm of what is not finite", x.len(), out, |_| f64::NAN);
+        x[middle] = former;
+    }
     Ok(())
 }
 
