@@ -29,7 +29,8 @@ const _: () = assert!(size_of::<Level>() <= 1, "a level is kept in one byte");
 
 /// The CPU level that kernels run at: the one last given to [`set_level`], else the best there is.
 ///
-/// With the feature `std` the CPU is asked once. Without it the level is the one that the target was compiled for.
+/// On x86 the CPU is asked once; without the feature `std` on x86-64 alone, and only where the target has SSE2. Elsewhere
+/// the level is the one that the target was compiled for.
 ///
 /// # Examples
 ///
@@ -50,9 +51,83 @@ pub fn level() -> Level {
 
 #[cold]
 fn detect() -> Level {
+    #[cfg(not(all(not(feature = "std"), target_arch = "x86_64", target_feature = "sse2", not(target_env = "sgx"))))]
     let level = Level::try_detect().unwrap_or(Level::baseline());
+    #[cfg(all(not(feature = "std"), target_arch = "x86_64", target_feature = "sse2", not(target_env = "sgx")))]
+    let level = cpuid::level().unwrap_or(Level::baseline());
     set_level(level);
     level
+}
+
+/// Asks an x86-64 CPU what it has where std cannot. A program for which the answer is too good, a kernel that does not
+/// keep the larger registers for its own threads, says so with [`set_level`].
+#[cfg(all(not(feature = "std"), target_arch = "x86_64", target_feature = "sse2", not(target_env = "sgx")))]
+mod cpuid {
+    use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+
+    use fearless_simd::{Avx2, Avx512, Level, Simd, Sse4_2};
+
+    const fn bits(places: &[u32]) -> u32 {
+        let (mut bits, mut at) = (0, 0);
+        while at < places.len() {
+            bits |= 1 << places[at];
+            at += 1;
+        }
+        bits
+    }
+
+    // Places in what `cpuid` answers, from Intel's manual, volume 2A, and AMD's, volume 3, appendix E.
+    /// Leaf 1, edx: fxsr.
+    const FXSR: u32 = bits(&[24]);
+    /// Leaf 1, ecx: sse3, ssse3, cmpxchg16b, sse4.1, sse4.2, popcnt.
+    const V2: u32 = bits(&[0, 9, 13, 19, 20, 23]);
+    /// Leaf 1, ecx: fma, movbe, xsave, osxsave, avx, f16c.
+    const V3: u32 = bits(&[12, 22, 26, 27, 28, 29]);
+    /// Leaf 7, ebx: bmi1, avx2, bmi2.
+    const V3_MORE: u32 = bits(&[3, 5, 8]);
+    /// Leaf 0x8000_0001, ecx: lzcnt.
+    const LZCNT: u32 = bits(&[5]);
+    /// Leaf 1, ecx: pclmulqdq, aes, rdrand.
+    const ICE_LAKE: u32 = bits(&[1, 25, 30]);
+    /// Leaf 7, ebx: avx512f, avx512dq, rdseed, adx, avx512ifma, avx512cd, sha, avx512bw, avx512vl.
+    const ICE_LAKE_MORE: u32 = bits(&[16, 17, 18, 19, 21, 28, 29, 30, 31]);
+    /// Leaf 7, ecx: avx512vbmi, avx512vbmi2, gfni, vaes, vpclmulqdq, avx512vnni, avx512bitalg, avx512vpopcntdq.
+    const ICE_LAKE_MOST: u32 = bits(&[1, 6, 8, 9, 10, 11, 12, 14]);
+    /// Leaf 13, subleaf 1, eax: xsaveopt, xsavec, xsaves.
+    const SAVING: u32 = bits(&[0, 1, 3]);
+    /// What the operating system keeps of a thread's registers: those of SSE and AVX; and those of AVX-512.
+    const SAVED: u64 = 0b110;
+    const SAVED_512: u64 = 0b1110_0110;
+
+    /// The best level of this CPU, if it is better than what every x86-64 has.
+    pub(super) fn level() -> Option<Level> {
+        let has = |found: u32, wanted: u32| found & wanted == wanted;
+        let (most, most_extended) = (__cpuid(0).eax, __cpuid(0x8000_0000).eax);
+        let first = __cpuid(1);
+        if !(has(first.edx, FXSR) && has(first.ecx, V2)) {
+            return None;
+        }
+        // SAFETY: the CPU has what the level stands for, as just read.
+        let sse4_2 = unsafe { Sse4_2::assume_supported() }.level();
+        if most < 7 || most_extended < 0x8000_0001 || !has(first.ecx, V3) {
+            return Some(sse4_2);
+        }
+        let seventh = __cpuid_count(7, 0);
+        // SAFETY: osxsave, among `V3`, says that there is the instruction and that it may be used.
+        let saved = unsafe { _xgetbv(0) };
+        let is_v3 = has(seventh.ebx, V3_MORE) && has(__cpuid(0x8000_0001).ecx, LZCNT) && saved & SAVED == SAVED;
+        if !is_v3 {
+            return Some(sse4_2);
+        }
+        let is_ice_lake = has(first.ecx, ICE_LAKE)
+            && has(seventh.ebx, ICE_LAKE_MORE)
+            && has(seventh.ecx, ICE_LAKE_MOST)
+            && most >= 13
+            && has(__cpuid_count(13, 1).eax, SAVING)
+            && saved & SAVED_512 == SAVED_512;
+        // SAFETY: the CPU has what the level stands for and the operating system keeps its registers, as just read.
+        Some(unsafe { if is_ice_lake { Avx512::assume_supported().level() } else { Avx2::assume_supported().level() } })
+    }
 }
 
 /// Makes every later call run at `level`: for tests, to compare levels, and for targets without `std` whose CPU is

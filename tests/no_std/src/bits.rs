@@ -32,6 +32,23 @@ fn fold<T: Float>(values: &[T]) -> u64 {
     })
 }
 
+/// How many of x86's levels the one in force includes.
+pub(crate) fn level() -> u64 {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    {
+        let level = polyglot_bridge::simd::level();
+        let included = [
+            level.as_sse2().is_some(),
+            level.as_sse4_2().is_some(),
+            level.as_avx2().is_some(),
+            level.as_avx512().is_some(),
+        ];
+        return included.into_iter().map(u64::from).sum();
+    }
+    #[allow(unreachable_code, reason = "reached on every other target")]
+    0
+}
+
 /// Gives `report` each operation's name and its results' number.
 pub(crate) fn of_operations<T: Float>(mut report: impl FnMut(&str, u64)) -> Result<(), ShapeError> {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);

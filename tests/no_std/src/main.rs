@@ -11,7 +11,7 @@ mod bits;
 use core::arch::{asm, naked_asm};
 
 use polyglot_bridge::{
-    Compute, Float, Mask, ShapeError, dropout_add, layer_norm, rms_norm, scale, softmax, sum_of_squares,
+    Compute, Float, Mask, ShapeError, dropout_add, layer_norm, rms_norm, scale, simd, softmax, sum_of_squares,
 };
 
 /// Where the kernel enters: calls [`run`] with the stack aligned as the calling convention asks.
@@ -29,13 +29,9 @@ extern "C" fn run() -> ! {
 }
 
 fn checks() -> Result<u8, ShapeError> {
-    print_bits::<f32>("f32 ")?;
-    print_bits::<f64>("f64 ")?;
-    #[cfg(feature = "f16")]
-    {
-        print_bits::<half::f16>("f16 ")?;
-        print_bits::<half::bf16>("bf16 ")?;
-    }
+    print_all_bits()?;
+    simd::set_level(simd::Level::baseline());
+    print_all_bits()?;
     let mut code = operations::<f32>(1, 1e-6)?;
     code = code.max(operations::<f64>(11, 1e-14)?);
     #[cfg(feature = "f16")]
@@ -82,19 +78,35 @@ fn operations<T: Float>(first: u8, tolerance: f64) -> Result<u8, ShapeError> {
     Ok(wrong)
 }
 
+/// At the level in force.
+fn print_all_bits() -> Result<(), ShapeError> {
+    print_line(&["level"], bits::level());
+    print_bits::<f32>("f32 ")?;
+    print_bits::<f64>("f64 ")?;
+    #[cfg(feature = "f16")]
+    {
+        print_bits::<half::f16>("f16 ")?;
+        print_bits::<half::bf16>("bf16 ")?;
+    }
+    Ok(())
+}
+
 /// A line for each operation: type, name, and the number of its results in hexadecimal digits.
 fn print_bits<T: Float>(name: &str) -> Result<(), ShapeError> {
-    bits::of_operations::<T>(|operation, bits| {
-        let digit = |place: usize| b"0123456789abcdef"[(bits >> (60 - 4 * place)) as usize & 15];
-        let mut digits = [b' '; 18];
-        for (place, value) in digits[1..17].iter_mut().enumerate() {
-            *value = digit(place);
-        }
-        digits[17] = b'\n';
+    bits::of_operations::<T>(|operation, bits| print_line(&[name, operation], bits))
+}
+
+fn print_line(names: &[&str], bits: u64) {
+    let digit = |place: usize| b"0123456789abcdef"[(bits >> (60 - 4 * place)) as usize & 15];
+    let mut digits = [b' '; 18];
+    for (place, value) in digits[1..17].iter_mut().enumerate() {
+        *value = digit(place);
+    }
+    digits[17] = b'\n';
+    for name in names {
         write(name.as_bytes());
-        write(operation.as_bytes());
-        write(&digits);
-    })
+    }
+    write(&digits);
 }
 
 /// Writes to standard output: system call 1.
