@@ -129,21 +129,41 @@ impl<'a, T: Copy> Matrix<'a, T> {
         (row < self.rows && col < self.cols).then(|| unsafe { *self.offset(row, col) })
     }
 
-    /// `width` elements from column `col` on of each row in turn. `None` where there are fewer, or where they do not lie
-    /// side by side.
+    /// Gives `f` each of `values` with `width` elements of its row, from column `col` on. False, and nothing done, where
+    /// there are fewer rows or columns, or where a row's elements do not lie side by side.
     #[cfg(not(feature = "std"))]
     #[inline(always)]
-    pub(crate) fn parts(self, col: usize, width: usize) -> Option<impl Iterator<Item = &'a [T]>> {
-        let fits = self.has_contiguous_rows() && width > 0 && col <= self.cols && width <= self.cols - col;
-        fits.then(move || {
-            (0..self.rows).map(
-                #[inline(always)]
-                move |row| {
-                    // SAFETY: the part lies within the matrix, whose elements are valid for reads during 'a.
-                    unsafe { slice::from_raw_parts(self.offset(row, col), width) }
-                },
-            )
-        })
+    pub(crate) fn for_each_row_of<X: Copy>(
+        self,
+        values: &[X],
+        col: usize,
+        width: usize,
+        mut f: impl FnMut(X, &'a [T]),
+    ) -> bool {
+        let fits = self.has_contiguous_rows() && col <= self.cols && width <= self.cols - col;
+        if !fits || values.len() > self.rows {
+            return false;
+        }
+        let mut part = self.offset(0, col);
+        let mut take = inlined(
+            #[inline(always)]
+            |value| {
+                // SAFETY: the part lies within the matrix, whose elements are valid for reads during 'a.
+                f(value, unsafe { slice::from_raw_parts(part, width) });
+                part = part.wrapping_offset(self.row_stride);
+            },
+        );
+        // Two at a time: counting rows takes a CPU without vectors as long as two multiply-adds. Not so where numbers
+        // have to be widened first, which takes longer, and more code.
+        let (pairs, rest) = if const { size_of::<T>() < 4 } { (&[][..], values) } else { values.as_chunks::<2>() };
+        for &[first, second] in pairs {
+            take(first);
+            take(second);
+        }
+        for &value in rest {
+            take(value);
+        }
+        true
     }
 
     /// A row as a slice, where its elements lie side by side; `None` outside the matrix or where they do not.

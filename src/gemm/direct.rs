@@ -50,7 +50,8 @@ fn block<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, cons
     finish: Finish<'_, T>,
     mut out: MatrixMut<'_, T>,
 ) {
-    if !simd::HAS_VECTORS {
+    // Few rows share too little of what is read to make up for sums that go to the stack and back.
+    if !simd::HAS_VECTORS || out.rows() < ROWS {
         return block_in_registers::<S, T, X, W, V>(simd, x, weight, finish, out);
     }
     let width = V * Lanes::<S, T>::LEN;
@@ -96,7 +97,8 @@ fn block<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, cons
     }
 }
 
-/// The same for CPUs without vectors, whose registers hold the sums of a panel of one row, and little else.
+/// The same for few rows, and for CPUs without vectors, whose registers hold the sums of a panel of one row and little
+/// else.
 #[inline(always)]
 fn block_in_registers<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, const V: usize>(
     simd: S,
@@ -127,15 +129,20 @@ fn block_in_registers<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = 
                     },
                 );
                 let values = x.row(row).and_then(|row| row.get(depth.clone()));
-                let parts = match weight {
-                    Weight::Matrix(weight) => weight.block(depth.clone(), 0..weight.cols()).parts(col, width),
-                    Weight::Packed { .. } => None,
-                };
-                if let (Some(values), Some(parts)) = (values, parts) {
-                    for (&value, part) in values.iter().zip(parts) {
-                        add(value, part);
+                let is_done = match (values, weight) {
+                    (Some(values), Weight::Matrix(weight)) => {
+                        let weight = weight.block(depth.clone(), 0..weight.cols());
+                        weight.for_each_row_of(
+                            values,
+                            col,
+                            width,
+                            #[inline(always)]
+                            |value, part| add(value, part),
+                        )
                     }
-                } else {
+                    _ => false,
+                };
+                if !is_done {
                     // What lies behind the last column stays zero.
                     let mut copy = [W::ZERO; MAX_LANES];
                     let Some(copy) = copy.get_mut(..width) else { return };
@@ -146,6 +153,11 @@ fn block_in_registers<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = 
                 for (sum, added) in sums.iter_mut().zip(added) {
                     *sum = if start == 0 { added } else { *sum + added };
                 }
+            }
+            // The general ending takes as long as some twenty steps.
+            let target = out.row_mut(row).and_then(|row| row.get_mut(cols.clone()));
+            if target.is_some_and(|target| finish.store_whole(simd, sums, cols.clone(), target)) {
+                continue;
             }
             let (mut numbers, mut bias) = ([T::Acc::ZERO; MAX_LANES], [T::Acc::ZERO; MAX_LANES]);
             let (Some(numbers), Some(bias)) = (numbers.get_mut(..width), bias.get_mut(..width)) else { return };

@@ -1,6 +1,9 @@
 //! What happens to complete sums: bias, residual, activation, rounding to the storage type. Shared by all ways to
 //! compute sums; activations themselves are in `ops::activation`.
 
+#[cfg(not(feature = "std"))]
+use core::ops::Range;
+
 use fearless_simd::{Select, Simd, SimdBase};
 
 use super::driver::{Bias, Finish, Residual};
@@ -57,6 +60,43 @@ impl<T: Float> Finish<'_, T> {
             #[cfg(feature = "std")]
             Bias::One(value) => target.fill(value),
         }
+    }
+
+    /// Finishes the sums of these columns of a row and stores them in `target`, in few steps. False, and nothing stored,
+    /// where there is more to do than a bias and relu, or part of a vector.
+    #[cfg(not(feature = "std"))]
+    #[inline(always)]
+    pub(super) fn store_whole<S: Simd, const V: usize>(
+        &self,
+        simd: S,
+        mut sums: [Lanes<S, T>; V],
+        cols: Range<usize>,
+        target: &mut [T],
+    ) -> bool {
+        #[inline(always)]
+        fn add<S: Simd, T: Float>(simd: S, sums: &mut [Lanes<S, T>], values: Option<&[T]>) -> bool {
+            let Some(values) = values else { return false };
+            for (sum, values) in sums.iter_mut().zip(values.chunks_exact(Lanes::<S, T>::LEN)) {
+                *sum += T::load(simd, values);
+            }
+            true
+        }
+        let lanes = Lanes::<S, T>::LEN;
+        let relu = self.activation == Activation::Relu;
+        let is_light = relu || self.activation == Activation::None;
+        if !is_light || !matches!(self.residual, Residual::None) || target.len() != V * lanes {
+            return false;
+        }
+        let has_bias = match self.bias {
+            Bias::None => true,
+            Bias::Stored(values) => add::<S, T>(simd, &mut sums, values.get(cols)),
+            Bias::Computed(values) => add::<S, T::Acc>(simd, &mut sums, values.get(cols)),
+        };
+        let zero = Lanes::<S, T>::splat(simd, T::Acc::ZERO);
+        for (&sum, target) in sums.iter().zip(target.chunks_exact_mut(lanes)) {
+            T::store::<S>(if relu { sum.simd_le(zero).select(zero, sum) } else { sum }, target);
+        }
+        has_bias
     }
 
     /// Finishes sums and stores them in `out`, which begins at a row and a column of the whole: row r's begin at

@@ -87,6 +87,11 @@ pub(crate) fn of_operations<T: Float>(mut report: impl FnMut(&str, u64)) -> Resu
     let two = Matrix::new(&two, 2, LEN)?;
     matmul(two, weight, MatrixMut::new(&mut product, 2, OUT)?)?;
     report("matmul", fold(&product));
+    // More rows take another way than few.
+    let (mut five, mut products) = ([T::ZERO; 5 * LEN], [T::ZERO; 5 * OUT]);
+    numbers.fill(&mut five);
+    matmul(Matrix::new(&five, 5, LEN)?, weight, MatrixMut::new(&mut products, 5, OUT)?)?;
+    report("matmul of five rows", fold(&products));
     // Over its residual, which is the product.
     let epilogue = Epilogue::new().bias(&bias[..]).activation(Activation::Gelu).residual(Residual::Out);
     linear(two, weight, epilogue, MatrixMut::new(&mut product, 2, OUT)?)?;
