@@ -6,9 +6,8 @@ use core::ops::Range;
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
 use super::driver::{Finish, Weight};
-use super::tile::{add_steps, vectors};
-use super::{GROUP, block_depth};
-use crate::float::{Float, Lanes, MAX_LANES};
+use super::{block_depth, vectors};
+use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::simd::{self, dispatch};
 use crate::view::{Matrix, MatrixMut, inlined};
 
@@ -16,6 +15,8 @@ use crate::view::{Matrix, MatrixMut, inlined};
 const SUMS: usize = 128;
 /// The most rows at once.
 const ROWS: usize = 4;
+/// The steps of k that are added to sums in memory at once.
+const GROUP: usize = 4;
 
 pub(super) fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
@@ -189,6 +190,91 @@ fn part_of<'a, W: Float>(weight: Weight<'a, W>, step: usize, cols: Range<usize>,
                 *target = weight.get(step, col).unwrap_or(W::ZERO);
             }
             copy
+        }
+    }
+}
+
+/// Adds up to [`GROUP`] steps of k to the sums of one panel, `V` vectors wide: `parts` are the steps' elements of the
+/// panel, each exactly as long as it is wide, `values` each row's elements for these steps, and `sums` the rows' sums, one after the other.
+#[inline(always)]
+fn add_steps<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
+    simd: S,
+    parts: [&[W]; GROUP],
+    count: usize,
+    values: &[[C; GROUP]],
+    sums: &mut [C],
+) {
+    // The columns of several steps stay in registers while rows pass: as many as 16 registers allow.
+    match (count, V) {
+        (GROUP, ..=2) => add::<S, C, W, GROUP, V>(simd, parts, 0, values, sums),
+        (GROUP, _) => {
+            add::<S, C, W, 2, V>(simd, parts, 0, values, sums);
+            add::<S, C, W, 2, V>(simd, parts, 2, values, sums);
+        }
+        _ => {
+            for step in 0..count {
+                add::<S, C, W, 1, V>(simd, parts, step, values, sums);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add<S: Simd, C: Compute, W: Float<Acc = C>, const K: usize, const V: usize>(
+    simd: S,
+    parts: [&[W]; GROUP],
+    start: usize,
+    values: &[[C; GROUP]],
+    sums: &mut [C],
+) {
+    let lanes = C::Lanes::<S>::LEN;
+    let mut columns = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; K];
+    for (step, columns) in columns.iter_mut().enumerate() {
+        let Some(part) = parts.get(start + step).and_then(|part| part.get(..V * lanes)) else { return };
+        for v in 0..V {
+            columns[v] = W::load(simd, &part[v * lanes..(v + 1) * lanes]);
+        }
+    }
+    // Several rows in step, so that multiplications need not wait for each other.
+    let together = (4 / V).max(1);
+    let mut rows = values.chunks_exact(together);
+    let mut targets = sums.chunks_exact_mut(together * V * lanes);
+    for (values, sums) in rows.by_ref().zip(targets.by_ref()) {
+        add_to_rows::<S, C, K, V>(simd, &columns, start, together, values, sums);
+    }
+    for (values, sums) in rows.remainder().chunks_exact(1).zip(targets.into_remainder().chunks_exact_mut(V * lanes)) {
+        add_to_rows::<S, C, K, V>(simd, &columns, start, 1, values, sums);
+    }
+}
+
+/// The steps from `start` on of a group, for so many rows, at most 4.
+#[inline(always)]
+fn add_to_rows<S: Simd, C: Compute, const K: usize, const V: usize>(
+    simd: S,
+    columns: &[[C::Lanes<S>; V]; K],
+    start: usize,
+    rows: usize,
+    values: &[[C; GROUP]],
+    sums: &mut [C],
+) {
+    let lanes = C::Lanes::<S>::LEN;
+    let mut tile = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; 4];
+    for row in 0..rows {
+        for v in 0..V {
+            tile[row][v] = C::load(simd, &sums[(row * V + v) * lanes..(row * V + v + 1) * lanes]);
+        }
+    }
+    for step in 0..K {
+        for row in 0..rows {
+            let value = C::Lanes::<S>::splat(simd, values[row][start + step]);
+            for v in 0..V {
+                tile[row][v] = value.mul_add(columns[step][v], tile[row][v]);
+            }
+        }
+    }
+    for row in 0..rows {
+        for v in 0..V {
+            C::store::<S>(tile[row][v], &mut sums[(row * V + v) * lanes..(row * V + v + 1) * lanes]);
         }
     }
 }

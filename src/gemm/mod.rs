@@ -7,6 +7,10 @@
 //! on its row, its column, k and the CPU level alone: not on the other rows and columns, not on how operands lie in
 //! memory, not on threads.
 
+use fearless_simd::{Simd, SimdBase};
+
+use crate::float::Compute;
+
 #[cfg(feature = "std")]
 pub(crate) mod block;
 #[cfg(not(feature = "std"))]
@@ -19,16 +23,13 @@ pub(crate) mod pack;
 #[cfg(feature = "std")]
 pub(crate) mod part;
 pub(crate) mod scratch;
+#[cfg(feature = "std")]
 pub(crate) mod tile;
 
 /// The most steps of a block of k: so many that little time goes into adding blocks up, few enough for the panels of a
 /// tile to stay in the cache's first level, or pass through it from the second in time, while rows pass. Part of what a
 /// result's bits depend on.
 pub(crate) const DEPTH: usize = 512;
-
-/// The steps of k that are added to sums in the cache at once.
-#[cfg(not(feature = "std"))]
-pub(crate) const GROUP: usize = 4;
 
 /// The columns of a panel of a packed weight whose compute type is `C`: one cache line of them, at every CPU level.
 pub(crate) const fn panel_width<C>() -> usize {
@@ -39,4 +40,9 @@ pub(crate) const fn panel_width<C>() -> usize {
 /// result's bits depend on it.
 pub(crate) fn block_depth(k: usize) -> usize {
     k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1)
+}
+
+/// How many vectors a panel is wide.
+pub(crate) const fn vectors<S: Simd, C: Compute>() -> usize {
+    panel_width::<C>() / C::Lanes::<S>::LEN
 }

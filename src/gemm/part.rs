@@ -170,8 +170,8 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
             Weight::Packed { shape: (_, cols), .. } => cols.div_ceil(width),
             Weight::Matrix(weight) => {
                 let most = match span(&weight) {
-                    ..=MOST_BYTES_CLOSE => usize::MAX,
-                    ..=MOST_BYTES_NEAR => MOST_ROWS_IN_PLACE,
+                    span if span <= MOST_BYTES_CLOSE => usize::MAX,
+                    span if span <= MOST_BYTES_NEAR => MOST_ROWS_IN_PLACE,
                     _ => MOST_ROWS_STREAMED,
                 };
                 if rows <= most && weight.has_contiguous_rows() { weight.cols() / width } else { 0 }

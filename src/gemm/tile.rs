@@ -1,58 +1,43 @@
-//! The inner loop. [`run_tiles`]: a few rows by a few panels of columns, their sums in registers over one block of k.
-//! Without std, [`add_steps`]: a few steps of k added to the sums of a panel. Nothing here knows shapes or threads.
+//! The inner loop: a few rows by a few panels of columns, their sums in registers over some steps of k. Nothing here knows
+//! shapes or threads.
 
-#![cfg_attr(feature = "std", allow(unreachable_pub, reason = "named by hidden methods of the public trait `Float`"))]
+#![allow(unreachable_pub, reason = "named by hidden methods of the public trait `Float`")]
 
-#[cfg(feature = "std")]
 use core::ops::Range;
 
-#[cfg(feature = "std")]
 use fearless_simd::Select;
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
-#[cfg(not(feature = "std"))]
-use super::GROUP;
-#[cfg(feature = "std")]
 use super::driver::runs;
-#[cfg(feature = "std")]
+use super::vectors;
 use crate::float::MAX_LANES;
 use crate::float::{Compute, Float};
-#[cfg(feature = "std")]
 use crate::simd::{self, dispatch};
-#[cfg(feature = "std")]
 use crate::view::{Matrix, MatrixMut, Strip, inlined};
 
 /// The most rows of a tile at any CPU level.
-#[cfg(feature = "std")]
 const MAX_ROWS: usize = 12;
 
 /// The most rows of a tile that widens a weight as it reads it: for more it is cheaper to widen it once.
-#[cfg(feature = "std")]
 pub(crate) const MAX_WIDENING_ROWS: usize = 4;
 
 /// The most vectors of columns of a tile. One row is multiplied as fast as its weight can be read, and the longer the
 /// pieces in which it is read, the faster that goes.
-#[cfg(feature = "std")]
 pub(crate) const MOST_VECTORS: usize = 16;
 
 /// The most columns of a tile.
-#[cfg(feature = "std")]
 pub(crate) const MOST_COLUMNS: usize = MOST_VECTORS * MAX_LANES;
 
 /// The most packed panels that a tile reads at once.
-#[cfg(feature = "std")]
 const MOST_STREAMS: usize = 8;
 
 /// Tiles of so few rows read weights faster than the CPU foresees.
-#[cfg(feature = "std")]
 const PREFETCHED_ROWS: usize = 4;
 
 /// How far ahead they ask for a weight: rows of one that is not packed, bytes of a packed panel.
-#[cfg(feature = "std")]
 const AHEAD: (usize, isize) = (4, 1024);
 
 /// The left operand and the sums of a run of tiles over one strip of panels.
-#[cfg(feature = "std")]
 #[derive(Debug)]
 pub struct Run<'a, C> {
     /// Rows of equal tiles, their elements side by side.
@@ -67,7 +52,6 @@ pub struct Run<'a, C> {
 }
 
 /// What the sums of a run hold before it.
-#[cfg(feature = "std")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Former {
     /// Anything: this is the first block of k.
@@ -79,7 +63,6 @@ pub enum Former {
 }
 
 /// Where complete sums go from the registers.
-#[cfg(feature = "std")]
 #[derive(Debug)]
 pub struct Store<'a, C> {
     /// As many as the strip has columns.
@@ -90,7 +73,6 @@ pub struct Store<'a, C> {
 }
 
 /// Rows that are cut into equal tiles.
-#[cfg(feature = "std")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TiledRows {
     start: usize,
@@ -101,7 +83,6 @@ pub(crate) struct TiledRows {
     vectors: usize,
 }
 
-#[cfg(feature = "std")]
 impl TiledRows {
     pub(crate) fn range(&self) -> Range<usize> {
         self.start..self.start + self.tiles * self.each
@@ -119,7 +100,6 @@ impl TiledRows {
 }
 
 /// Cuts rows into tiles of nearly the same size for products whose compute type is `C`: one run of them or two.
-#[cfg(feature = "std")]
 pub(crate) fn tiled_rows<C: Compute>(level: simd::Level, rows: Range<usize>) -> impl Iterator<Item = TiledRows> {
     let vectors = vectors_at::<C>(level);
     let mut start = rows.start;
@@ -133,12 +113,10 @@ pub(crate) fn tiled_rows<C: Compute>(level: simd::Level, rows: Range<usize>) -> 
 }
 
 /// The most rows of a tile of compute type `C` at a CPU level.
-#[cfg(feature = "std")]
 pub(crate) fn max_tile_rows<C: Compute>(level: simd::Level) -> usize {
     max_rows(vectors_at::<C>(level))
 }
 
-#[cfg(feature = "std")]
 fn vectors_at<C: Compute>(level: simd::Level) -> usize {
     #[inline(always)]
     fn at<S: Simd, C: Compute>(_: S) -> usize {
@@ -149,7 +127,6 @@ fn vectors_at<C: Compute>(level: simd::Level) -> usize {
 
 /// Multiplies tiles of `rows` rows by the first `panels` panels of a strip, at a CPU level. The numbers are those that
 /// [`TiledRows`] tells; at most [`MAX_WIDENING_ROWS`] rows where `W` is another type than `C`.
-#[cfg(feature = "std")]
 pub(crate) fn run_tiles<C: Compute, W: Float<Acc = C>>(
     level: simd::Level,
     (rows, panels): (usize, usize),
@@ -174,13 +151,7 @@ pub(crate) fn run_tiles<C: Compute, W: Float<Acc = C>>(
     dispatch!(level, simd => by_vectors(simd, (rows, panels), strip, run));
 }
 
-/// How many vectors a panel is wide.
-pub(crate) const fn vectors<S: Simd, C: Compute>() -> usize {
-    super::panel_width::<C>() / C::Lanes::<S>::LEN
-}
-
 /// Calls [`tiles`] for the number of rows and panels; only what a level uses is compiled for it.
-#[cfg(feature = "std")]
 #[inline(always)]
 fn choose<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
     simd: S,
@@ -205,14 +176,12 @@ fn choose<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
 }
 
 /// Whether weights of `W` need no widening. A type of a user's that is as wide is taken for one that does not.
-#[cfg(feature = "std")]
 const fn is_wide<C, W>() -> bool {
     size_of::<C>() == size_of::<W>()
 }
 
 /// Whether a tile is one of those that a level with `vectors` vectors a panel uses: the widest, and some for what is
 /// left of columns, more of them where rows are too few to hide how long a multiplication takes.
-#[cfg(feature = "std")]
 const fn fits(rows: usize, panels: usize, vectors: usize) -> bool {
     let wide = wide(rows, vectors);
     let is_rest = panels.is_power_of_two() && panels < wide && (panels <= 2 || rows <= 2);
@@ -220,7 +189,6 @@ const fn fits(rows: usize, panels: usize, vectors: usize) -> bool {
 }
 
 /// The panels of the widest tile of so many rows: as many as there are accumulators for.
-#[cfg(feature = "std")]
 const fn wide(rows: usize, vectors: usize) -> usize {
     let by_registers = simd::accumulators(vectors) / (rows * vectors);
     let most = MOST_VECTORS / vectors;
@@ -234,7 +202,6 @@ const fn wide(rows: usize, vectors: usize) -> usize {
 }
 
 /// The most rows of a tile.
-#[cfg(feature = "std")]
 const fn max_rows(vectors: usize) -> usize {
     let rows = simd::accumulators(vectors) / vectors;
     if rows < 1 {
@@ -247,7 +214,6 @@ const fn max_rows(vectors: usize) -> usize {
 }
 
 /// A function of its own, so that its loop has all registers.
-#[cfg(feature = "std")]
 #[inline(never)]
 fn tiles<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: usize, const V: usize>(
     simd: S,
@@ -262,7 +228,6 @@ fn tiles<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: usize,
 
 /// Calls `$body` for each row of a tile. Not a loop: LLVM leaves one that it finds long as a loop, and then keeps the
 /// tile in memory.
-#[cfg(feature = "std")]
 macro_rules! each_row {
     ($rows:ident, $body:ident) => {
         each_row!($rows, $body, 0 1 2 3 4 5 6 7 8 9 10 11)
@@ -274,7 +239,6 @@ macro_rules! each_row {
     )*};
 }
 
-#[cfg(feature = "std")]
 #[inline(always)]
 fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: usize, const V: usize>(
     simd: S,
@@ -376,7 +340,6 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
 }
 
 /// One step of k.
-#[cfg(feature = "std")]
 #[inline(always)]
 fn step<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: usize, const V: usize>(
     simd: S,
@@ -417,95 +380,7 @@ fn step<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: usize, 
     }
 }
 
-/// Adds up to [`GROUP`] steps of k to the sums of one panel, `V` vectors wide: `parts` are the steps' elements of the
-/// panel, each exactly as long as it is wide, `values` each row's elements for these steps, and `sums` the rows' sums, one after the other.
-#[cfg(not(feature = "std"))]
-#[inline(always)]
-pub(crate) fn add_steps<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
-    simd: S,
-    parts: [&[W]; GROUP],
-    count: usize,
-    values: &[[C; GROUP]],
-    sums: &mut [C],
-) {
-    // The columns of several steps stay in registers while rows pass: as many as 16 registers allow.
-    match (count, V) {
-        (GROUP, ..=2) => add::<S, C, W, GROUP, V>(simd, parts, 0, values, sums),
-        (GROUP, _) => {
-            add::<S, C, W, 2, V>(simd, parts, 0, values, sums);
-            add::<S, C, W, 2, V>(simd, parts, 2, values, sums);
-        }
-        _ => {
-            for step in 0..count {
-                add::<S, C, W, 1, V>(simd, parts, step, values, sums);
-            }
-        }
-    }
-}
-
-#[cfg(not(feature = "std"))]
-#[inline(always)]
-fn add<S: Simd, C: Compute, W: Float<Acc = C>, const K: usize, const V: usize>(
-    simd: S,
-    parts: [&[W]; GROUP],
-    start: usize,
-    values: &[[C; GROUP]],
-    sums: &mut [C],
-) {
-    let lanes = C::Lanes::<S>::LEN;
-    let mut columns = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; K];
-    for (step, columns) in columns.iter_mut().enumerate() {
-        let Some(part) = parts.get(start + step).and_then(|part| part.get(..V * lanes)) else { return };
-        for v in 0..V {
-            columns[v] = W::load(simd, &part[v * lanes..(v + 1) * lanes]);
-        }
-    }
-    // Several rows in step, so that multiplications need not wait for each other.
-    let together = (4 / V).max(1);
-    let mut rows = values.chunks_exact(together);
-    let mut targets = sums.chunks_exact_mut(together * V * lanes);
-    for (values, sums) in rows.by_ref().zip(targets.by_ref()) {
-        add_to_rows::<S, C, K, V>(simd, &columns, start, together, values, sums);
-    }
-    for (values, sums) in rows.remainder().chunks_exact(1).zip(targets.into_remainder().chunks_exact_mut(V * lanes)) {
-        add_to_rows::<S, C, K, V>(simd, &columns, start, 1, values, sums);
-    }
-}
-
-/// The steps from `start` on of a group, for so many rows, at most 4.
-#[cfg(not(feature = "std"))]
-#[inline(always)]
-fn add_to_rows<S: Simd, C: Compute, const K: usize, const V: usize>(
-    simd: S,
-    columns: &[[C::Lanes<S>; V]; K],
-    start: usize,
-    rows: usize,
-    values: &[[C; GROUP]],
-    sums: &mut [C],
-) {
-    let lanes = C::Lanes::<S>::LEN;
-    let mut tile = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; 4];
-    for row in 0..rows {
-        for v in 0..V {
-            tile[row][v] = C::load(simd, &sums[(row * V + v) * lanes..(row * V + v + 1) * lanes]);
-        }
-    }
-    for step in 0..K {
-        for row in 0..rows {
-            let value = C::Lanes::<S>::splat(simd, values[row][start + step]);
-            for v in 0..V {
-                tile[row][v] = value.mul_add(columns[step][v], tile[row][v]);
-            }
-        }
-    }
-    for row in 0..rows {
-        for v in 0..V {
-            C::store::<S>(tile[row][v], &mut sums[(row * V + v) * lanes..(row * V + v + 1) * lanes]);
-        }
-    }
-}
-
-#[cfg(all(test, feature = "std"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
