@@ -162,7 +162,7 @@ mod blocks {
         let (rows, cols) = source.shape();
         let (lanes, side) = (Lanes::<S, T>::LEN, <Lanes<S, T> as SimdBase<S>>::Block::LEN);
         let ahead = source.row_stride().wrapping_mul(rows_ahead as isize);
-        let line = 64 / size_of::<T>().max(1);
+        let line = (64 / size_of::<T>().max(1)).max(1);
         let (mut whole_rows, mut whole_cols) = (0, 0);
         if source.has_contiguous_rows() && side <= SIDE {
             (whole_rows, whole_cols) = (rows / side * side, cols / lanes * lanes);
