@@ -98,7 +98,7 @@ const FEW_ROWS_BLOCKS: usize = 4;
 const FEW_ROWS_PANELS: usize = 16;
 /// The most memory for a weight that is packed once for all blocks of rows, in bytes. It is kept from call to call.
 #[cfg(feature = "std")]
-const MOST_PACKED: usize = 32 << 20;
+const MOST_PACKED: usize = 16 << 20;
 
 /// The multiply-adds of `x` times a weight of `cols` columns.
 pub(crate) fn work<T: Float>(x: &Matrix<'_, T>, cols: usize) -> usize {
