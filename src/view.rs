@@ -1548,16 +1548,13 @@ impl<'a, W: Copy> Strip<'a, W> {
     }
 
     /// From a step's elements to those that will be needed soon, in bytes: `steps` later, or so many bytes in a packed
-    /// panel. Nothing where there are few steps, as the CPU foresees what follows in memory.
+    /// panel.
     #[inline(always)]
     pub(crate) fn ahead(&self, steps: usize, bytes: isize) -> isize {
         if self.step_stride == self.width as isize {
-            bytes
-        } else if self.steps <= 8 * steps {
-            0
-        } else {
-            self.step_stride.wrapping_mul((steps * size_of::<W>()) as isize)
+            return bytes;
         }
+        self.step_stride.wrapping_mul((steps * size_of::<W>()) as isize)
     }
 
     /// Where a panel's elements of the first step lie. It need not be one of the strip's.

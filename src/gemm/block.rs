@@ -58,14 +58,14 @@ fn by_tiles<C: Compute>(
     let (rows, cols) = target.shape();
     let (step, panels) = (block_depth(k), cols.div_ceil(width));
     let band_rows = BAND_ROWS.min(rows);
-    let in_place = operands.panels_in_place(rows);
+    let in_place = operands.panels_in_place(level, rows);
     // Panels that one tile of rows uses are packed just before, others once for all rows.
     let together =
         if rows <= max_tile_rows::<C>(level) { PACKED_PANELS.min(panels - in_place) } else { panels - in_place };
     let is_packed = operands.is_packed();
     let x_in_place = operands.x().is_some();
-    let steps_in_place = if in_place > 0 { operands.steps_in_place() } else { usize::MAX };
-    let streams = steps_in_place < step;
+    // One row, then, and no tiles.
+    let streams = in_place > 0 && operands.streams(level);
     // Where one block of k is all there is, sums need not outlive a band, and where the epilogue is light, not a tile.
     let keep = k > step || streams;
     let activation = target.activation();
@@ -75,7 +75,7 @@ fn by_tiles<C: Compute>(
         numbers(together * width * step),
         numbers(if x_in_place { 0 } else { band_rows * step }),
         numbers(width * if keep { rows * panels } else { band_rows * panels.min(MOST_VECTORS) }),
-        numbers(if streams { width * rows * in_place } else { 0 }),
+        numbers(if streams { width * in_place } else { 0 }),
         numbers(panels * width),
     ]);
     let (packed, widened) = (Line::numbers::<C>(packed), Line::numbers::<C>(x));
@@ -113,8 +113,9 @@ fn by_tiles<C: Compute>(
                     };
                     let streams = streams && chunk.start < in_place;
                     if streams {
-                        let run = (tiled, in_place, depth.clone());
-                        stream(level, operands, run, x, streamed, steps_in_place);
+                        let sums = streamed.get_mut(..in_place * width).unwrap_or(&mut []);
+                        sums.fill(C::ZERO);
+                        operands.stream(level, depth.clone(), x.row(0).unwrap_or(&[]), sums);
                     }
                     for (panel, count) in strips(tiled, chunk.clone(), is_packed || chunk.start >= in_place) {
                         let strip = panel * width..((panel + count) * width).min(cols);
@@ -128,8 +129,8 @@ fn by_tiles<C: Compute>(
                         let store = out.map(|out| Store { bias, relu: activation == Activation::Relu, out });
                         let former = if start == 0 { Former::Nothing } else { Former::Blocks };
                         if streams {
-                            let from = (run_rows.start * in_place + run_rows.len() * panel) * width;
-                            for (sum, &streamed) in sums.iter_mut().zip(streamed.get(from..from + len).unwrap_or(&[])) {
+                            let added = streamed.get(panel * width..panel * width + len).unwrap_or(&[]);
+                            for (sum, &streamed) in sums.iter_mut().zip(added) {
                                 *sum = if start == 0 { streamed } else { *sum + streamed };
                             }
                         } else if panel < in_place {
@@ -168,29 +169,4 @@ fn strips(tiled: TiledRows, chunk: Range<usize>, packed: bool) -> impl Iterator<
         panel += count;
         Some((panel - count, count))
     })
-}
-
-/// One block of k of the panels that are read in place, a few steps of all of them at a time. The order in which each sum
-/// is made is that of [`by_tiles`], its parts wait in memory.
-fn stream<C: Compute>(
-    level: Level,
-    operands: &dyn Operands<C>,
-    (tiled, panels, depth): (TiledRows, usize, Range<usize>),
-    x: Matrix<'_, C>,
-    sums: &mut [C],
-    together: usize,
-) {
-    let width = panel_width::<C>();
-    let rows = tiled.range();
-    for start in depth.clone().step_by(together) {
-        let part = start..(start + together).min(depth.end);
-        let x = x.block(0..rows.len(), part.start - depth.start..part.end - depth.start);
-        for (panel, count) in strips(tiled, 0..panels, false) {
-            let from = (rows.start * panels + rows.len() * panel) * width;
-            let Some(sums) = sums.get_mut(from..from + rows.len() * count * width) else { return };
-            let former = if start == depth.start { Former::Nothing } else { Former::Steps };
-            let run = Run { x, sums, stride: count * width, former, store: None };
-            operands.tiles(level, (tiled.each, count), panel, part.clone(), run);
-        }
-    }
 }

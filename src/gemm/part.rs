@@ -7,8 +7,8 @@ use core::ops::Range;
 use fearless_simd::Simd;
 
 use super::driver::{self, Finish, Residual, Weight};
-use super::tile::{MAX_WIDENING_ROWS, Run, run_tiles};
-use super::{pack, panel_width, scratch};
+use super::tile::{MAX_WIDENING_ROWS, Run, max_tile_rows, run_tiles, widest};
+use super::{pack, panel_width, scratch, stream};
 use crate::error::Shape;
 use crate::float::{Compute, Float};
 use crate::ops::activation::Activation;
@@ -29,8 +29,8 @@ const MOST_ROWS_IN_PLACE: usize = 200;
 /// The most rows for which one that spans more is not packed.
 const MOST_ROWS_STREAMED: usize = 1;
 
-/// The steps of k for which all columns of such a weight are read, as memory is read fast only in long pieces.
-const STREAMED_STEPS: usize = 32;
+/// So many bytes of a row of a weight are read about as fast as all of it.
+const LONG_PIECE: usize = 1024;
 
 /// The panels that are packed at once: so that much of each row of a weight is read together.
 const PACKED_AT_ONCE: usize = 16;
@@ -56,9 +56,11 @@ pub trait Operands<C: Compute> {
     /// Whether the weight lies in panels.
     fn is_packed(&self) -> bool;
     /// How many panels of columns, counted from the first, tiles of so many rows read where the weight lies.
-    fn panels_in_place(&self, rows: usize) -> usize;
-    /// How many steps of k tiles read there at most before they go on to the next columns.
-    fn steps_in_place(&self) -> usize;
+    fn panels_in_place(&self, level: simd::Level, rows: usize) -> usize;
+    /// Whether such panels are not for tiles, but for [`stream`](Operands::stream).
+    fn streams(&self, level: simd::Level) -> bool;
+    /// Adds the steps `depth` of one row to the sums of such panels, which begin with the first.
+    fn stream(&self, level: simd::Level, depth: Range<usize>, x: &[C], sums: &mut [C]);
     /// Runs tiles of a size (rows, panels) over such panels from `panel` on; `depth` is the run's steps. See
     /// [`run_tiles`].
     fn tiles(&self, level: simd::Level, size: (usize, usize), panel: usize, depth: Range<usize>, run: Run<'_, C>);
@@ -103,7 +105,7 @@ impl<T: Float, W: Float<Acc = T::Acc>> Sides<'_, T, W> {
         let (k, cols) = self.weight.shape();
         let fits = |len: &usize| (1..=most / size_of::<T::Acc>()).contains(len);
         let Some(len) = pack::packed_len::<T::Acc>(k, cols).filter(fits) else { return false };
-        if self.panels_in_place(rows) > 0 {
+        if self.panels_in_place(simd::level(), rows) > 0 {
             return false;
         }
         scratch::with_shared(|scratch| {
@@ -160,7 +162,7 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         matches!(self.weight, Weight::Packed { .. })
     }
 
-    fn panels_in_place(&self, rows: usize) -> usize {
+    fn panels_in_place(&self, level: simd::Level, rows: usize) -> usize {
         // More rows than that fill more than one tile, and each widens anew.
         if !is_same::<W, T::Acc>() && rows > MAX_WIDENING_ROWS {
             return 0;
@@ -169,7 +171,11 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         match self.weight {
             Weight::Packed { shape: (_, cols), .. } => cols.div_ceil(width),
             Weight::Matrix(weight) => {
+                // One cache line of each row, read by tile after tile, would fall into few sets of the cache.
+                let is_read_again = rows > max_tile_rows::<T::Acc>(level)
+                    && widest::<T::Acc>(level, max_tile_rows::<T::Acc>(level)) == 1;
                 let most = match span(&weight) {
+                    _ if is_read_again => 0,
                     span if span <= MOST_BYTES_CLOSE => usize::MAX,
                     span if span <= MOST_BYTES_NEAR => MOST_ROWS_IN_PLACE,
                     _ => MOST_ROWS_STREAMED,
@@ -179,10 +185,17 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         }
     }
 
-    fn steps_in_place(&self) -> usize {
-        match self.weight {
-            Weight::Matrix(weight) if span(&weight) > MOST_BYTES_NEAR => STREAMED_STEPS,
-            _ => usize::MAX,
+    fn streams(&self, level: simd::Level) -> bool {
+        let Weight::Matrix(weight) = self.weight else { return false };
+        // Tiles of one row read pieces of a kilobyte where registers are many.
+        let is_long = weight.cols() > LONG_PIECE / size_of::<T::Acc>();
+        let by_short_pieces = widest::<T::Acc>(level, 1) * 64 < LONG_PIECE;
+        self.x.rows() == 1 && (span(&weight) > MOST_BYTES_NEAR || is_long && by_short_pieces)
+    }
+
+    fn stream(&self, level: simd::Level, depth: Range<usize>, x: &[T::Acc], sums: &mut [T::Acc]) {
+        if let Weight::Matrix(weight) = self.weight {
+            stream::add_rows(level, x, weight.block(depth, 0..weight.cols()), sums);
         }
     }
 

@@ -58,8 +58,6 @@ pub enum Former {
     Nothing,
     /// The sum of former blocks of k, to which this one's is added.
     Blocks,
-    /// The sum of this block's former steps, which goes on.
-    Steps,
 }
 
 /// Where complete sums go from the registers.
@@ -115,6 +113,11 @@ pub(crate) fn tiled_rows<C: Compute>(level: simd::Level, rows: Range<usize>) -> 
 /// The most rows of a tile of compute type `C` at a CPU level.
 pub(crate) fn max_tile_rows<C: Compute>(level: simd::Level) -> usize {
     max_rows(vectors_at::<C>(level))
+}
+
+/// The panels that tiles of so many rows are wide at most.
+pub(crate) fn widest<C: Compute>(level: simd::Level, rows: usize) -> usize {
+    wide(rows, vectors_at::<C>(level))
 }
 
 fn vectors_at<C: Compute>(level: simd::Level) -> usize {
@@ -255,29 +258,14 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
         let follow = strip.address(if index < G { G + index } else { 0 });
         let mut tile = [[[C::Lanes::<S>::splat(simd, C::ZERO); V]; G]; R];
         let mut target = sums.get_mut(row * stride..(row + R - 1) * stride + G * width);
-        match (&target, former) {
-            (Some(target), Former::Blocks) => {
-                for row in target.chunks(stride.max(1)) {
-                    for line in row.chunks(64 / size_of::<C>()).take(G) {
-                        simd::prefetch(line.as_ptr());
-                    }
+        if former == Former::Blocks
+            && let Some(target) = &target
+        {
+            for row in target.chunks(stride.max(1)) {
+                for line in row.chunks(64 / size_of::<C>()).take(G) {
+                    simd::prefetch(line.as_ptr());
                 }
             }
-            (Some(target), Former::Steps) => {
-                let mut load = inlined(
-                    #[inline(always)]
-                    |r: usize| {
-                        for g in 0..G {
-                            for v in 0..V {
-                                let start = r * stride + g * width + v * lanes;
-                                tile[r][g][v] = C::load(simd, &target[start..start + lanes]);
-                            }
-                        }
-                    },
-                );
-                each_row!(R, load);
-            }
-            _ => {}
         }
         strip.for_each(
             x,
