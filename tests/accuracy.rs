@@ -456,6 +456,27 @@ fn sigmoid_just_below_one_half_is_within_the_bound() {
     });
 }
 
+/// Where tanh is nearly 1 its sums have e^-2x below or around their last bit: the other stretch where errors come near to
+/// the bound. The reference is the distance from 1, which can be taken off exactly, and where f64 has digits to spare.
+#[test]
+fn tanh_just_below_one_is_within_the_bound() {
+    const UNIT: f64 = f64::EPSILON / 2.0;
+    for_each_level(|level| {
+        let mut random = Random::new(12);
+        let inputs: Vec<f64> = (0..200_000).map(|_| random.uniform(12.0..19.5)).collect();
+        let mut results = inputs.clone();
+        apply("tanh", &mut results);
+        let mut worst = (0.0, 0.0);
+        for (&x, &found) in inputs.iter().zip(&results) {
+            let e = (-2.0 * x).exp();
+            let error = ((1.0 - found) - 2.0 * e / (1.0 + e)).abs() / UNIT;
+            worst = if error > worst.0 { (error, x) } else { worst };
+        }
+        println!("f64 tanh {level:?}: {:.4} ULP at {:e}", worst.0, worst.1);
+        assert!(worst.0 <= 2.0, "{level:?}: {} ULP at {:e}", worst.0, worst.1);
+    });
+}
+
 /// The cheaper exponential is bound like the other one, where it is defined.
 #[test]
 fn exp_nonpositive_is_as_exact_as_exp() {

@@ -7,13 +7,22 @@ mod common;
 
 use common::{Random, Storage, all_from_f64, all_to_f64, for_each_level, from_f64, to_f64};
 use polyglot_bridge::{
-    Activation, Epilogue, Float, Mask, Matrix, MatrixMut, Residual, ShapeError, activate, dropout_add, layer_norm,
-    linear, log_softmax, map, matmul, rms_norm, scale, softmax, sum_of_squares,
+    Activation, AttentionMask, AttentionOptions, Epilogue, Float, Mask, Matrix, MatrixMut, PackedLinear, Residual,
+    ShapeError, activate, add_layer_norm, attention, dropout_add, embedding, l2_normalize, layer_norm, linear,
+    log_softmax, map, matmul, mean_pool, rms_norm, scale, softmax, sum_of_squares,
 };
 
 for_each_type! {
     nan_in_gives_nan_out_in_that_element => nan_stays_for,
     nan_in_gives_nan_out_in_that_row_or_column => nan_in_a_product_for,
+    nan_in_gives_nan_out_in_that_row => nan_in_a_row_for,
+    relu_keeps_nan_in_a_product_too => relu_keeps_nan_for,
+    all_scores_minus_infinity_or_one_plus_infinity_give_a_nan_row => softmax_of_infinities_for,
+    equal_scores_of_a_long_row_are_equal_shares => equal_scores_for,
+    zero_variance_gives_exactly_the_bias => zero_variance_for,
+    norms_of_huge_values_are_right => huge_norms_for,
+    a_bool_mask_selects_and_a_number_multiplies => masks_for,
+    squares_are_summed_in_f64 => squares_for,
     subnormals_are_kept => subnormals_are_kept_for,
     relu_of_minus_zero_is_plus_zero => relu_for,
     activations_have_their_exact_limits_at_infinity => limits_for,
@@ -100,6 +109,165 @@ fn nan_in_a_product_for<T: Storage>() {
     });
 }
 
+fn nan_in_a_row_for<T: Storage>() {
+    for_each_level(|level| {
+        for cols in WIDTHS {
+            for place in [0, cols / 2, cols - 1] {
+                let mut x: Vec<T> = Random::new(8).normals(3 * cols);
+                x[cols + place] = from_f64(f64::NAN);
+                let x = Matrix::new(&x, 3, cols).unwrap();
+                let check = |name: &str, run: &dyn Fn(MatrixMut<'_, T>)| {
+                    let mut out = vec![T::ZERO; 3 * cols];
+                    run(MatrixMut::new(&mut out, 3, cols).unwrap());
+                    for (index, &value) in out.iter().enumerate() {
+                        assert_eq!(to_f64(value).is_nan(), index / cols == 1, "{level:?} {name} of {cols}: {index}");
+                    }
+                };
+                check("softmax", &|out| softmax(x, out).unwrap());
+                check("log_softmax", &|out| log_softmax(x, out).unwrap());
+                check("layer_norm", &|out| layer_norm(x, None, None, from_f64(1e-5), out).unwrap());
+                check("rms_norm", &|out| rms_norm(x, None, from_f64(1e-5), out).unwrap());
+                check("l2_normalize", &|out| l2_normalize(x, out).unwrap());
+                check("add_layer_norm", &|out| add_layer_norm(x, x, None, None, from_f64(1e-5), out).unwrap());
+                check("attention", &|out| {
+                    let fine: Vec<T> = Random::new(9).normals(5 * cols);
+                    let fine = Matrix::new(&fine, 5, cols).unwrap();
+                    attention(x, fine, fine, AttentionOptions::new(), out).unwrap();
+                });
+            }
+        }
+    });
+}
+
+fn relu_keeps_nan_for<T: Storage>() {
+    for_each_level(|level| {
+        for cols in WIDTHS {
+            let x = [from_f64::<T>(1.0), from_f64(f64::NAN)];
+            let weight = vec![from_f64::<T>(-1.0); 2 * cols];
+            let mut out = vec![T::ZERO; cols];
+            let epilogue = Epilogue::new().activation(Activation::Relu);
+            linear(&x, Matrix::new(&weight, 2, cols).unwrap(), epilogue, &mut out[..]).unwrap();
+            assert!(all_to_f64(&out).iter().all(|value| value.is_nan()), "{level:?}: {out:?}");
+            // Without the NaN it is the zero that relu makes of what is negative.
+            linear(&x[..1], Matrix::new(&weight, 1, cols).unwrap(), epilogue, &mut out[..]).unwrap();
+            assert_eq!(bits(&out), vec![0; cols], "{level:?}");
+        }
+    });
+}
+
+fn softmax_of_infinities_for<T: Storage>() {
+    const INFINITY: f64 = f64::INFINITY;
+    for_each_level(|level| {
+        for cols in WIDTHS.into_iter().filter(|&cols| cols > 1) {
+            for place in [0, cols / 2, cols - 1] {
+                let row = |fill: f64, there: f64| -> Vec<T> {
+                    (0..cols).map(|col| from_f64(if col == place { there } else { fill })).collect()
+                };
+                for x in
+                    [row(-INFINITY, -INFINITY), row(0.5, INFINITY), row(-INFINITY, INFINITY), row(INFINITY, INFINITY)]
+                {
+                    let mut out = vec![T::ZERO; cols];
+                    softmax(&x[..], &mut out[..]).unwrap();
+                    assert!(all_to_f64(&out).iter().all(|value| value.is_nan()), "{level:?} {x:?}: {out:?}");
+                    log_softmax(&x[..], &mut out[..]).unwrap();
+                    assert!(all_to_f64(&out).iter().all(|value| value.is_nan()), "{level:?} {x:?}: {out:?}");
+                }
+                // One score among nothing has it all.
+                let mut out = vec![T::ZERO; cols];
+                softmax(&row(-INFINITY, 3.0)[..], &mut out[..]).unwrap();
+                assert_eq!(out, row(0.0, 1.0), "{level:?}");
+                log_softmax(&row(-INFINITY, 3.0)[..], &mut out[..]).unwrap();
+                assert_eq!(out, row(-INFINITY, 0.0), "{level:?}");
+            }
+        }
+    });
+}
+
+fn equal_scores_for<T: Storage>() {
+    for_each_level(|level| {
+        let x = vec![from_f64::<T>(-7.5); 60_000];
+        let mut out = vec![T::ZERO; 60_000];
+        softmax(&x[..], &mut out[..]).unwrap();
+        let right = 1.0 / 60_000.0;
+        let error = (to_f64(out[0]) - right).abs();
+        assert!(error <= T::half_ulp(right) + 3.0 * common::compute_roundoff::<T>() * right, "{level:?}: {:?}", out[0]);
+        assert!(out.iter().all(|&value| value == out[0]), "{level:?}");
+    });
+}
+
+fn zero_variance_for<T: Storage>() {
+    for_each_level(|level| {
+        for value in [0.1, 3.0, -1000.0, 0.0] {
+            for cols in [1, 3, 7, 49, 768, 1000] {
+                let x = vec![from_f64::<T>(value); cols];
+                let (weight, bias) = (Random::new(10).normals::<T>(cols), Random::new(11).normals::<T>(cols));
+                let mut out = vec![from_f64::<T>(-77.0); cols];
+                layer_norm(&x[..], Some(&weight), Some(&bias), from_f64(1e-5), &mut out[..]).unwrap();
+                assert_eq!(out, bias, "{level:?} {cols} of {value}");
+                layer_norm(&x[..], Some(&weight), None, from_f64(0.0), &mut out[..]).unwrap();
+                assert_eq!(all_to_f64(&out), vec![0.0; cols], "{level:?} {cols} of {value}, eps 0");
+            }
+        }
+    });
+}
+
+fn huge_norms_for<T: Storage>() {
+    // Where a square would overflow the type that is computed in; f16 has nothing there.
+    let size = if size_of::<T::Acc>() == 8 { 1e200 } else { 1e20 };
+    if !to_f64(from_f64::<T>(size)).is_finite() {
+        return;
+    }
+    for_each_level(|level| {
+        for size in [size, 1.0 / size] {
+            let x: [T; 4] = [-1.0, 1.0, -3.0, 3.0].map(|value| from_f64(value * size));
+            let mut out = [T::ZERO; 4];
+            let mut check = |name: &str, run: &dyn Fn(&mut [T]), root: f64| {
+                run(&mut out);
+                for (value, found) in [-1.0, 1.0, -3.0, 3.0].into_iter().zip(all_to_f64(&out)) {
+                    let right = value / root;
+                    // 1e20 itself is rounded, to a relative half unit.
+                    let error = (8.0 * common::compute_roundoff::<T>() + 4.0 * T::half_unit()) * right.abs();
+                    assert!((found - right).abs() <= error, "{level:?} {name} of {size:e}: {found}, not {right}");
+                }
+            };
+            let root = 5.0_f64.sqrt();
+            check("layer_norm", &|out| layer_norm(&x, None, None, from_f64(0.0), out).unwrap(), root);
+            check("rms_norm", &|out| rms_norm(&x, None, from_f64(0.0), out).unwrap(), root);
+            check("l2_normalize", &|out| l2_normalize(&x, out).unwrap(), 20.0_f64.sqrt());
+        }
+    });
+}
+
+fn masks_for<T: Storage>() {
+    for_each_level(|level| {
+        for len in WIDTHS {
+            let x = vec![from_f64::<T>(f64::NAN); len];
+            let residual: Vec<T> = Random::new(12).normals(len);
+            let mut out = vec![T::ZERO; len];
+            let none = vec![false; len];
+            dropout_add(&x[..], &residual[..], Mask::from(&none[..]), from_f64(2.0), &mut out[..]).unwrap();
+            assert_eq!(out, residual, "{level:?}: a NaN under false is dropped");
+            let zeros = vec![T::ZERO; len];
+            let mask = Mask::Multiply((&zeros[..]).into());
+            dropout_add(&x[..], &residual[..], mask, from_f64(2.0), &mut out[..]).unwrap();
+            assert!(all_to_f64(&out).iter().all(|value| value.is_nan()), "{level:?}: a NaN times 0 stays");
+        }
+    });
+}
+
+fn squares_for<T: Storage>() {
+    for_each_level(|level| {
+        assert_eq!(sum_of_squares::<T>(&[]).to_bits(), 0, "{level:?}");
+        for len in WIDTHS {
+            // Far beyond what f32 holds where the type goes that far.
+            let value = from_f64::<T>(if T::DIGITS == 11 { 60_000.0 } else { 1e20 });
+            let right = to_f64(value) * to_f64(value) * len as f64;
+            let found = sum_of_squares(&vec![value; len][..]);
+            assert!((found - right).abs() <= right * 1e-15, "{level:?} {len}: {found:e}, not {right:e}");
+        }
+    });
+}
+
 fn subnormals_are_kept_for<T: Storage>() {
     for_each_level(|level| {
         for len in WIDTHS {
@@ -120,6 +288,13 @@ fn subnormals_are_kept_for<T: Storage>() {
             assert_eq!(out, x, "{level:?} matmul");
             layer_norm(&zeros[..], None, Some(&x), from_f64(1e-5), &mut out[..]).unwrap();
             assert_eq!(out, x, "{level:?} bias of layer_norm");
+            embedding(&[(Matrix::from(&x[..]), &[0])], &mut out[..]).unwrap();
+            assert_eq!(out, x, "{level:?} embedding");
+            mean_pool(&x[..], None, &mut out[..]).unwrap();
+            assert_eq!(out, x, "{level:?} mean_pool");
+            // One key has all of the weight.
+            attention(&x[..1], &x[..1], &x[..], AttentionOptions::new(), &mut out[..]).unwrap();
+            assert_eq!(out, x, "{level:?} values of attention");
             // A row of subnormals is normalised like any other.
             rms_norm(&vec![x[0]; len][..], None, from_f64(0.0), &mut out[..]).unwrap();
             assert_eq!(all_to_f64(&out), vec![1.0; len], "{level:?} rms_norm");
@@ -264,12 +439,33 @@ fn everything<T: Storage>(x: &[T], rows: usize) -> Vec<Vec<u64>> {
     for activation in Activation::ALL {
         run(&|out| activate(activation, view, out).unwrap());
     }
-    for activation in Activation::ALL {
-        let mut out = vec![T::ZERO; rows * 33];
-        let epilogue = Epilogue::new().bias(&bias[..33]).activation(activation);
-        let weight = Matrix::new(&weight, COLS, 33).unwrap();
-        linear(view, weight, epilogue, MatrixMut::new(&mut out, rows, 33).unwrap()).unwrap();
+    run(&|out| l2_normalize(view, out).unwrap());
+    run(&|out| add_layer_norm(view, view, Some(&bias), None, from_f64(1e-5), out).unwrap());
+    let ids: Vec<usize> = (0..rows).collect();
+    run(&|out| embedding(&[(view, &ids), (view, &ids)], out).unwrap());
+    let weight = Matrix::new(&weight, COLS, 33).unwrap();
+    let mut panels = vec![T::ZERO; PackedLinear::<T>::required_len(COLS, 33).unwrap()];
+    PackedLinear::<T>::pack_into(&mut panels, weight).unwrap();
+    let wide_bias: Vec<T::Acc> = bias[..33].iter().map(|value| value.to_acc()).collect();
+    let mut run = |cols: usize, op: &dyn Fn(MatrixMut<'_, T>)| {
+        let mut out = vec![T::ZERO; rows * cols];
+        op(MatrixMut::new(&mut out, rows, cols).unwrap());
         results.push(bits(&out));
+    };
+    for activation in Activation::ALL {
+        run(33, &|out| linear(view, weight, Epilogue::new().bias(&bias[..33]).activation(activation), out).unwrap());
+        let packed = PackedLinear::from_packed(&panels, (COLS, 33), Some(&wide_bias), activation).unwrap();
+        run(33, &|out| packed.forward(view, Residual::None, out).unwrap());
+    }
+    // Each row is ten tokens of seven features, and a query among others.
+    let tokens = Matrix::new(x, rows * 10, 7).unwrap();
+    let keep: Vec<bool> = (0..rows * 10).map(|token| token % 10 != 3).collect();
+    run(7, &|out| mean_pool(tokens, Some(Matrix::new(&keep, rows, 10).unwrap()), out).unwrap());
+    let (keys, values) = (random.normals::<T>(300 * COLS), random.normals::<T>(300 * 21));
+    let (keys, values) = (Matrix::new(&keys, 300, COLS).unwrap(), Matrix::new(&values, 300, 21).unwrap());
+    let some: Vec<u8> = (0..300).map(|key| u8::from(key % 5 != 0)).collect();
+    for mask in [AttentionMask::None, AttentionMask::Select((&some[..]).into())] {
+        run(21, &|out| attention(view, keys, values, AttentionOptions::new().mask(mask), out).unwrap());
     }
     results
 }
@@ -402,6 +598,13 @@ fn rows_of_no_columns_are_empty_whatever_their_stride() {
     softmax(many, MatrixMut::new(&mut nothing, usize::MAX, 0).unwrap()).unwrap();
     activate(Activation::Gelu, many, MatrixMut::new(&mut nothing, usize::MAX, 0).unwrap()).unwrap();
     assert_eq!(sum_of_squares(many), 0.0);
+    let square = Matrix::new(&[], 0, 0).unwrap();
+    linear(many, square, Epilogue::new(), MatrixMut::new(&mut nothing, usize::MAX, 0).unwrap()).unwrap();
+    matmul(many, square, MatrixMut::new(&mut nothing, usize::MAX, 0).unwrap()).unwrap();
+    layer_norm(many, None, None, 1e-5, MatrixMut::new(&mut nothing, usize::MAX, 0).unwrap()).unwrap();
+    l2_normalize(many, MatrixMut::new(&mut nothing, usize::MAX, 0).unwrap()).unwrap();
+    let out = MatrixMut::with_stride(&mut nothing, 3, 0, stride).unwrap();
+    rms_norm(rows, None, 1e-5, out).unwrap();
 }
 
 /// A weight that is large in name only, each number of it the same one.

@@ -7,12 +7,12 @@ import tracemalloc
 import numpy as np
 import pytest
 import reference
-from conftest import BFLOAT16, DTYPES, assert_close, normal
+from conftest import BFLOAT16, DTYPES, assert_close, compute_roundoff, normal, smallest, unit_roundoff
 
 import polyglot_bridge as pb
 
 ELEMENTWISE = [pb.relu, pb.sigmoid, pb.tanh, pb.silu, pb.gelu, lambda x: pb.gelu(x, approximate="tanh"), lambda x: pb.scale(x, 2.0)]
-ROWWISE = [pb.softmax, pb.log_softmax, pb.layer_norm, pb.rms_norm]
+ROWWISE = [pb.softmax, pb.log_softmax, pb.layer_norm, pb.rms_norm, pb.l2_normalize]
 
 
 def test_nan_in_nan_out_elementwise(dtype):
@@ -36,20 +36,79 @@ def test_nan_in_linear_and_matmul(dtype):
         assert np.isnan(result.astype(float)).all(axis=1).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("name", ["float32", "float64"])
-def test_subnormals_are_kept(name):
-    tiny = np.array([np.finfo(name).smallest_subnormal * 8] * 5, name)
-    assert np.array_equal(pb.relu(tiny), tiny)
-    assert np.array_equal(pb.scale(tiny, 0.5), tiny / 2)
-    assert np.array_equal(pb.tanh(tiny), tiny)
-    assert np.array_equal(pb.matmul(tiny[None], np.eye(5, dtype=name)), tiny[None])
+def test_nan_in_a_weight_or_a_bias(dtype):
+    x, w, bias = normal((3, 5), dtype), normal((5, 40), dtype, 1), normal(40, dtype, 2)
+    w[4, 7], bias[39] = np.nan, np.nan
+    for result in (pb.linear(x, w, bias, activation="gelu"), pb.Linear(w, bias, activation="gelu")(x)):
+        bad = np.isnan(result.astype(float))
+        assert bad[:, [7, 39]].all() and bad.sum() == 6
+
+
+def test_nan_reaches_what_is_made_of_it(dtype):
+    x, fine = normal((4, 9), dtype), normal((4, 9), dtype, 1)
+    x[2, 8] = np.nan
+    for result in (pb.layer_norm(x, residual=fine), pb.layer_norm(fine, residual=x), pb.attention(x, fine, fine)):
+        assert np.isnan(result.astype(float)).all(axis=1).tolist() == [False, False, True, False]
+    assert np.isnan(pb.attention(fine, x, fine).astype(float)).all()
+    assert np.isnan(pb.attention(fine, fine, x).astype(float)).all(axis=0).tolist() == [False] * 8 + [True]
+    assert np.isnan(pb.mean_pool(x).astype(float)).tolist() == [False] * 8 + [True]
+    assert np.isnan(pb.embedding(([2], [0]), (x, fine)).astype(float)).tolist() == [[False] * 8 + [True]]
+    assert np.isnan(pb.sum_of_squares_numpy(x))
+
+
+def test_relu_keeps_nan(dtype):
+    for n in (1, 3, 8, 17):
+        assert np.isnan(pb.relu(np.full(n, np.nan).astype(dtype)).astype(float)).all()
+    w = -np.ones((2, 33), dtype)
+    x = np.array([[np.nan, 1]]).astype(dtype)
+    for result in (pb.linear(x, w, activation="relu"), pb.Linear(w, activation="relu")(x)):
+        assert np.isnan(result.astype(float)).all()
+
+
+def test_subnormals_are_kept(dtype):
+    for n in (1, 5, 8, 17, 33):
+        tiny = np.array([smallest(dtype) * (1 + step) for step in range(n)]).astype(dtype)
+        zeros = np.zeros(n, dtype)
+        kept = [
+            pb.relu(tiny),
+            pb.tanh(tiny),
+            pb.scale(tiny, 1.0),
+            pb.matmul(tiny[None], np.eye(n, dtype=dtype))[0],
+            pb.dropout_add(tiny, zeros, np.ones(n, bool)),
+            pb.dropout_add(zeros, tiny, np.ones(n, bool)),
+            pb.linear(np.zeros((1, 1), dtype), np.zeros((1, n), dtype), tiny)[0],
+            pb.Linear(np.zeros((1, n), dtype), tiny)(np.zeros((1, 1), dtype))[0],
+            pb.layer_norm(zeros, None, tiny),
+            pb.embedding([0], tiny[None])[0],
+            pb.mean_pool(tiny[None]),
+            pb.attention(tiny[None, :1], tiny[None, :1], tiny[None])[0],
+        ]
+        for found in kept:
+            assert found.dtype == dtype and np.array_equal(found, tiny)
+        # A row of subnormals is normalised like any other.
+        assert np.array_equal(pb.rms_norm(np.full(n, smallest(dtype)).astype(dtype), eps=0.0), np.ones(n, dtype))
+    # Halves of the smallest are ties, and go to the even one.
+    tiny = np.array([2, 3, 4]) * smallest(dtype)
+    assert np.array_equal(pb.scale(tiny.astype(dtype), 0.5).astype(float), np.array([1, 2, 2]) * smallest(dtype))
+
+
+def test_signed_zeros_are_kept(dtype):
+    for n in (1, 3, 8, 17):
+        minus = np.full(n, -0.0).astype(dtype)
+        for function in (pb.tanh, pb.silu, pb.gelu, lambda x: pb.scale(x, 3.0), lambda x: pb.embedding([0], x[None])):
+            found = function(minus).astype(float)
+            assert not found.any() and np.signbit(found).all()
 
 
 def test_same_bits_for_any_number_of_threads_and_for_a_row_alone(dtype):
     x, w = normal((301, 257), dtype), normal((257, 130), dtype, 1)
     mask = np.random.default_rng(3).random(x.shape) < 0.5
     calls = [lambda a, f=f: f(a) for f in (*ELEMENTWISE, *ROWWISE)]
-    calls += [lambda a: pb.linear(a, w, activation="gelu"), lambda a: pb.matmul(a, w)]
+    layer, keys, values = pb.Linear(w, activation="silu"), normal((90, 257), dtype, 4), normal((90, 19), dtype, 5)
+    calls += [lambda a: pb.linear(a, w, activation="gelu"), lambda a: pb.matmul(a, w), layer]
+    calls += [lambda a: pb.layer_norm(a, w[:, 0], w[:, 1], residual=a), lambda a: pb.rms_norm(a, w[:, 2])]
+    # One query alone is a matrix of one row.
+    calls += [lambda a: pb.attention(a.reshape(-1, 257), keys, values).reshape(*a.shape[:-1], 19)]
     for call in calls:
         pb.set_num_threads(1)
         one = call(x)
@@ -58,18 +117,30 @@ def test_same_bits_for_any_number_of_threads_and_for_a_row_alone(dtype):
             assert call(x).tobytes() == one.tobytes()
         for row in (0, 150, 300):
             assert call(x[row]).tobytes() == one[row].tobytes()
-    pb.set_num_threads(1)
-    one = pb.dropout_add(x, x, mask, 2.0), pb.sum_of_squares_numpy(x)
-    pb.set_num_threads(2)
-    two = pb.dropout_add(x, x, mask, 2.0), pb.sum_of_squares_numpy(x)
-    assert one[0].tobytes() == two[0].tobytes() and one[1] == two[1]
+    large = normal((40, 70, 257), dtype, 6)
+    calls = [
+        lambda: pb.dropout_add(x, x, mask, 2.0),
+        lambda: np.array(pb.sum_of_squares_numpy(large)),
+        lambda: pb.mean_pool(large, np.arange(70) % 3 == np.zeros((40, 1))),
+        lambda: pb.embedding((np.arange(300), np.arange(300)), (x, x)),
+        lambda: pb.attention(large, large, large, causal=True),
+    ]
+    for call in calls:
+        pb.set_num_threads(1)
+        one = call()
+        for threads in (2, 3, 5, 16):
+            pb.set_num_threads(threads)
+            assert call().tobytes() == one.tobytes()
+    assert pb.mean_pool(large)[7].tobytes() == pb.mean_pool(large[7]).tobytes()
+    assert pb.dropout_add(x[7], x[7], mask[7], 2.0).tobytes() == pb.dropout_add(x, x, mask, 2.0)[7].tobytes()
 
 
 def test_softmax_of_infinities_is_a_nan_row(dtype):
     x = np.array([[-np.inf, -np.inf], [np.inf, 0], [np.inf, np.inf], [-np.inf, 0]]).astype(dtype)
-    result = pb.softmax(x).astype(float)
-    assert np.isnan(result[:3]).all()
-    assert result[3].tolist() == [0.0, 1.0]
+    for function, last in ((pb.softmax, [0.0, 1.0]), (pb.log_softmax, [-np.inf, 0.0])):
+        result = function(x).astype(float)
+        assert np.isnan(result[:3]).all()
+        assert result[3].tolist() == last
 
 
 @pytest.mark.parametrize("dtype_name", ["float16", "bfloat16"])
@@ -91,11 +162,30 @@ def test_layer_norm_of_equal_values_is_exactly_the_bias(dtype):
             assert np.array_equal(pb.layer_norm(x, None, bias), np.broadcast_to(bias, (2, n)))
 
 
+def test_layer_norm_with_a_mean_far_above_the_spread(dtype):
+    # Four neighbours near the end of the integers that the type holds.
+    x = (1 / (2 * unit_roundoff(dtype)) + np.arange(4)).astype(dtype)
+    right = (np.arange(4) - 1.5) / 1.25**0.5
+    error = np.abs(pb.layer_norm(x, eps=0.0).astype(float) - right)
+    half_unit = unit_roundoff(dtype) * 2 if dtype.itemsize == 2 else 0
+    assert (error <= 16 * compute_roundoff(dtype) + half_unit).all()
+
+
 def test_layer_norm_with_a_large_mean():
     x = np.array([1e7, 1e7 + 1, 1e7 + 2, 1e7 + 3], np.float32)
     assert_close(pb.layer_norm(x), reference.layer_norm(x), np.dtype("float32"), ulps=4)
     x = normal((4, 513), np.float64) + 1e9
     assert_close(pb.layer_norm(x), reference.layer_norm(x), np.dtype("float64"), ulps=16, absolute=1e-14)
+
+
+def test_norms_of_the_largest_values(dtype):
+    # Whose squares overflow in the dtype, and for all but float16 in the type that is computed in.
+    largest = {"float16": 60_000.0, "bfloat16": 1e38, "float32": 1e38, "float64": 1e307}[dtype.name]
+    x = (np.array([-1, 1, -3, 3]) / 3 * largest).astype(dtype)
+    for function, root in ((pb.layer_norm, 5**0.5), (pb.rms_norm, 5**0.5), (pb.l2_normalize, 20**0.5)):
+        found = function(x, **({} if function is pb.l2_normalize else {"eps": 0.0})).astype(float)
+        right = np.array([-1, 1, -3, 3]) / root
+        assert (np.abs(found - right) <= (8 * compute_roundoff(dtype) + 4 * unit_roundoff(dtype)) * np.abs(right)).all()
 
 
 @pytest.mark.parametrize(("name", "size"), [("float32", 1e20), ("float32", 1e37), ("float64", 1e200), ("float64", 1e307), ("float32", 1e-30), ("float64", 1e-200)])
@@ -140,6 +230,16 @@ def test_sum_of_squares_of_nothing_is_plus_zero(dtype):
 def test_sum_of_squares_is_summed_in_float64():
     assert pb.sum_of_squares_numpy(np.full(7, 1e20, np.float32)) == pytest.approx(7e40, rel=1e-6)
     assert pb.sum_of_squares_numpy(np.full(1000, 2048, np.float16)) == 1000 * 2048.0**2
+    assert pb.sum_of_squares_numpy(np.full(7, 60_000, np.float16)) == 7 * 60_000.0**2
+    # What float32 would lose beside the first.
+    assert pb.sum_of_squares_numpy(np.array([4096, 1, 1], np.float32)) == 4096.0**2 + 2
+    assert type(pb.sum_of_squares_numpy(np.ones(3, np.float32))) is float
+
+
+@pytest.mark.skipif(BFLOAT16 is None, reason="ml_dtypes is not installed")
+def test_sum_of_squares_of_bfloat16_is_summed_in_float64():
+    value = float(np.asarray(1e20).astype(BFLOAT16))
+    assert pb.sum_of_squares_numpy(np.full(7, 1e20).astype(BFLOAT16)) == pytest.approx(7 * value**2, rel=1e-15)
 
 
 def test_zero_times_infinity_in_linear_is_nan(dtype):
@@ -147,12 +247,17 @@ def test_zero_times_infinity_in_linear_is_nan(dtype):
     w = np.array([[np.inf], [1], [1]]).astype(dtype)
     assert np.isnan(pb.linear(x, w).astype(float)).all()
     assert np.isnan(pb.matmul(x, w).astype(float)).all()
+    assert np.isnan(pb.Linear(w)(x).astype(float)).all()
+    assert np.isnan(pb.linear(x, w, activation="relu").astype(float)).all()
 
 
 def test_linear_without_inputs_is_the_activation_of_the_bias(dtype):
     bias = np.array([-1.0, 2.0]).astype(dtype)
     result = pb.linear(np.zeros((3, 0), dtype), np.zeros((0, 2), dtype), bias, activation="relu")
     assert result.astype(float).tolist() == [[0.0, 2.0]] * 3
+    layer = pb.Linear(np.zeros((0, 2), dtype), bias, activation="relu")
+    assert layer(np.zeros((3, 0), dtype)).astype(float).tolist() == [[0.0, 2.0]] * 3
+    assert pb.matmul(np.zeros((3, 0), dtype), np.zeros((0, 2), dtype)).astype(float).tolist() == [[0.0, 0.0]] * 3
 
 
 def test_zero_dimensions_in_zero_dimensions_out(dtype):
@@ -170,6 +275,11 @@ def test_empty_arrays(dtype):
         for function in (*ELEMENTWISE, *ROWWISE):
             assert function(x).shape == shape and function(x).dtype == dtype
         assert pb.dropout_add(x, x, x != 0).shape == shape
+    # An empty array may begin anywhere and counts as aligned.
+    odd = np.zeros(9, np.uint8)[1:1].view(dtype)
+    assert pb.layer_norm(np.zeros((2, 0), dtype), odd, odd).shape == (2, 0)
+    assert pb.linear(np.zeros((2, 3), dtype), np.zeros((3, 0), dtype), odd).shape == (2, 0)
+    assert pb.rms_norm(odd, odd).shape == (0,) and pb.sum_of_squares_numpy(odd) == 0.0
 
 
 def test_python_numbers_do_not_promote_and_are_rounded_to_the_compute_type():

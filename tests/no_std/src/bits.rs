@@ -2,8 +2,9 @@
 //! at the same CPU level. main.rs prints them, and tests/same_bits.rs of the crate compares them with its own.
 
 use polyglot_bridge::{
-    Activation, Compute, Epilogue, Float, Mask, Matrix, MatrixMut, Residual, ShapeError, activate, dropout_add,
-    layer_norm, linear, log_softmax, matmul, rms_norm, scale, softmax, sum_of_squares,
+    Activation, AttentionOptions, Compute, Epilogue, Float, Mask, Matrix, MatrixMut, PackedLinear, Residual,
+    ShapeError, activate, add_layer_norm, attention, dropout_add, embedding, l2_normalize, layer_norm, linear,
+    log_softmax, matmul, mean_pool, rms_norm, scale, softmax, sum_of_squares,
 };
 
 /// A prime number of rows' elements: more than a block, and no multiple of a vector.
@@ -96,5 +97,34 @@ pub(crate) fn of_operations<T: Float>(mut report: impl FnMut(&str, u64)) -> Resu
     let epilogue = Epilogue::new().bias(&bias[..]).activation(Activation::Gelu).residual(Residual::Out);
     linear(two, weight, epilogue, MatrixMut::new(&mut product, 2, OUT)?)?;
     report("linear", fold(&product));
+    for activation in Activation::ALL {
+        linear(two, weight, Epilogue::new().activation(activation), MatrixMut::new(&mut product, 2, OUT)?)?;
+        report("linear with an activation", fold(&product));
+    }
+
+    // At most two panels, of at most 32 columns.
+    let mut panels = [T::ZERO; LEN * 64];
+    PackedLinear::<T>::pack_into(&mut panels, weight)?;
+    let packed = PackedLinear::from_packed(&panels, (LEN, OUT), None, Activation::Silu)?;
+    packed.forward(two, Residual::None, MatrixMut::new(&mut product, 2, OUT)?)?;
+    report("packed linear", fold(&product));
+
+    l2_normalize(&x, &mut out)?;
+    report("l2_normalize", fold(&out));
+    add_layer_norm(&x, &other, Some(&other), None, factor, &mut out)?;
+    report("add_layer_norm", fold(&out));
+    embedding(&[(two, &[1]), (two, &[0])], &mut out)?;
+    report("embedding", fold(&out));
+    // 43 tokens of 7 features each, some of them left out.
+    let tokens = Matrix::new(&x, 43, 7)?;
+    let mut keep = [true; 43];
+    keep[5..9].fill(false);
+    mean_pool(tokens, Some((&keep).into()), &mut out[..7])?;
+    report("mean_pool", fold(&out[..7]));
+    let (queries, keys) = (Matrix::new(&other, 21, 7)?, Matrix::new(&other, 43, 7)?);
+    attention(queries, keys, tokens, AttentionOptions::new(), MatrixMut::new(&mut out[..147], 21, 7)?)?;
+    report("attention", fold(&out[..147]));
+    attention(queries, keys, tokens, AttentionOptions::new().causal(true), MatrixMut::new(&mut out[..147], 21, 7)?)?;
+    report("attention, causal", fold(&out[..147]));
     Ok(())
 }
