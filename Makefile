@@ -26,13 +26,17 @@ TESTED_FEATURES := libm,f16 std,f16,parallel
 ALL_FEATURES := libm libm,f16 std std,libm std,f16 std,libm,f16 parallel parallel,libm parallel,f16 parallel,libm,f16 \
 	python python,libm
 
+# CPUs of higher levels whose instructions this one has, and which the program without std is compiled for as well.
+NO_STD_CPUS := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && grep -qw fma /proc/cpuinfo && echo x86-64-v3) \
+	$(shell grep -qw avx512_vbmi2 /proc/cpuinfo 2>/dev/null && echo icelake-server)
+
 # How long `make fuzz` searches each target, and what watches over memory meanwhile.
 SECONDS := 60
 FUZZ_TARGETS := softmax layer_norm linear elementwise reduce
 FUZZ_TOOLCHAIN := $(shell rustc +nightly --version >/dev/null 2>&1 && echo +nightly)
 SANITIZER := $(if $(FUZZ_TOOLCHAIN),address,none)
 # The tests that are quick enough to run in an emulator or under a sanitizer.
-TESTS := contract rows elements linear fuzz
+TESTS := contract rows elements transformer attention linear fuzz
 
 WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') \
 	$(shell find bindings/python \( -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -not -path '*/tests/*')
@@ -69,8 +73,12 @@ ifeq ($(shell uname -sm),Linux x86_64)
 		cargo run --quiet --release --manifest-path tests/no_std/Cargo.toml --target-dir target/no_std --features $$features \
 			>target/no_std/bits.txt; \
 	done
-	@echo "== the same bits with std"
-	@POLYGLOT_NO_STD_BITS=$(CURDIR)/target/no_std/bits.txt cargo test --quiet --no-default-features --features std,f16,parallel --test same_bits
+	@set -e; for cpu in x86-64 $(NO_STD_CPUS); do \
+		echo "== the same bits with std, at the level of $$cpu"; \
+		[ $$cpu = x86-64 ] || RUSTFLAGS=-Ctarget-cpu=$$cpu cargo run --quiet --release --manifest-path tests/no_std/Cargo.toml \
+			--target-dir target/no_std/$$cpu --features libm,f16 >target/no_std/bits.txt; \
+		POLYGLOT_NO_STD_BITS=$(CURDIR)/target/no_std/bits.txt cargo test --quiet --no-default-features --features std,f16,parallel --test same_bits; \
+	done
 else
 	@echo "== tests/no_std is written for Linux on x86-64: left out here"
 endif
@@ -135,11 +143,16 @@ fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target and the Python fu
 test-debug:             ## Rust tests with integer overflow and the preconditions of unsafe functions checked
 	CARGO_PROFILE_TEST_OVERFLOW_CHECKS=true CARGO_PROFILE_TEST_DEBUG_ASSERTIONS=true cargo test --quiet --no-default-features --features std,f16,parallel
 
-test-asan:              ## Rust tests under AddressSanitizer; needs rustup's nightly
+# $(call need,a program or its invocation,what brings it)
+need = @$(1) --version >/dev/null 2>&1 || { echo "no '$(1)' found: $(2)"; exit 1; }
+
+test-asan:              ## Rust tests under AddressSanitizer; needs rustup's nightly; minutes
+	$(call need,cargo +nightly,rustup toolchain install nightly)
 	RUSTFLAGS=-Zsanitizer=address cargo +nightly test --quiet --target x86_64-unknown-linux-gnu --target-dir target/asan \
 		--no-default-features --features std,f16,parallel --lib $(TESTS:%=--test=%) --test=threads
 
 test-valgrind:          ## Rust tests under valgrind, which shows the CPU without AVX-512; many minutes
+	$(call need,valgrind,apt-get install valgrind)
 	POLYGLOT_TEST_LEVEL=Avx2 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --quiet --error-exitcode=9" \
 		cargo test --quiet --no-default-features --features std,f16,parallel $(TESTS:%=--test=%) -- --test-threads=1
 
@@ -147,6 +160,7 @@ test-tsan:              ## tests of threads under ThreadSanitizer; needs Debian'
 	tools/test_tsan.sh
 
 test-levels:            ## Rust tests on emulated CPUs with SSE4.2 and with AVX2; needs qemu-user-static; many minutes
+	$(call need,qemu-x86_64-static,apt-get install qemu-user-static)
 	@set -e; for cpu in Nehalem:Sse4_2 Haswell:Avx2; do \
 		echo "== $$cpu"; \
 		POLYGLOT_TEST_LEVEL=$${cpu#*:} CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="qemu-x86_64-static -cpu $${cpu%:*}" \

@@ -146,7 +146,7 @@ pub fn set_level(level: Level) {
     let tag = if size_of::<Level>() == 0 {
         0
     } else {
-        // SAFETY: a fieldless enum of one byte is its tag, an initialised byte.
+        // SAFETY: of several variants whose fields have no size the one byte is the tag, so it is initialised.
         unsafe { transmute_copy::<Level, u8>(&level) }
     };
     LEVEL.store(tag + 1, Ordering::Relaxed);

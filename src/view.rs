@@ -501,10 +501,13 @@ impl<'a, T: Copy, const N: usize> From<&'a mut [T; N]> for MatrixMut<'a, T> {
 }
 
 /// A mutable matrix whose disjoint blocks are handed to threads.
+///
+/// It is `Sync` because a `MatrixMut` is, of which others may only read; here they write, which asks for `T: Send` too.
+/// Each `Float` is both.
 #[derive(Debug)]
 pub(crate) struct SharedMut<'a, T>(MatrixMut<'a, T>);
 
-impl<T: Copy> SharedMut<'_, T> {
+impl<T: Copy + Send> SharedMut<'_, T> {
     /// The part of the matrix with these rows and columns, cut to what there is.
     ///
     /// # Safety

@@ -104,15 +104,21 @@ fn product<'py>(call: Call, a: Object<'_, 'py>, b: Object<'_, 'py>, out: Option<
     };
     let strides = [steps(&a, a_batch, a_face[2]), steps(&b, b_batch, 0), steps(target, &batch, one[2].row_stride)];
     let products = stack(&one, &[&batch[..], &[m]].concat(), &strides, item);
-    let work =
-        move || for_dtype!(dtype, T => crate::matmul_batch(products.len(), |index| matrices::<T>(&products[index])));
+    let work = move || {
+        // SAFETY: products of arrays of this dtype, alive during the call; results are apart.
+        for_dtype!(dtype, T => crate::matmul_batch(products.len(), |index| unsafe { matrices::<T>(&products[index]) }))
+    };
     if small { work() } else { released(py, work) }?;
     output.finish()
 }
 
 /// The matrices of a product.
-fn matrices<'a, T: Copy>([a, b, out]: &Product) -> (Matrix<'a, T>, Matrix<'a, T>, MatrixMut<'a, T>) {
-    // SAFETY: `product` makes these of arrays of this dtype that are alive during the call; results are apart.
+///
+/// # Safety
+///
+/// The blocks lie in arrays of `T` that are alive during `'a`; nothing else reads or writes the last one.
+unsafe fn matrices<'a, T: Copy>([a, b, out]: &Product) -> (Matrix<'a, T>, Matrix<'a, T>, MatrixMut<'a, T>) {
+    // SAFETY: the caller's promise.
     unsafe { (a.matrix::<T>(), b.matrix::<T>(), out.matrix_mut::<T>()) }
 }
 

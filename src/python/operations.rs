@@ -31,6 +31,10 @@ impl Vector {
     ///
     /// `T` is the dtype of the array, which is alive during `'a`.
     pub(super) unsafe fn slice<'a, T>(self) -> &'a [T] {
+        if self.len == 0 {
+            // NumPy calls an empty array aligned wherever it begins.
+            return &[];
+        }
         // SAFETY: the caller's promise; the array is contiguous and aligned.
         unsafe { core::slice::from_raw_parts(self.data.cast(), self.len) }
     }
