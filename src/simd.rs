@@ -325,6 +325,18 @@ fn is_x86<S: Simd>(simd: S) -> bool {
     }
 }
 
+/// Whether this level multiplies and adds in one rounding; false where that is not known. Known when a kernel is compiled.
+#[inline(always)]
+pub(crate) fn fuses<S: Simd>(simd: S) -> bool {
+    match simd.level() {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Level::Avx2(_) | Level::Avx512(_) => true,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon(_) => true,
+        _ => false,
+    }
+}
+
 /// The larger of two; either where one is NaN.
 #[inline(always)]
 pub(crate) fn larger<S: Simd, C: Compute>(simd: S, a: C::Lanes<S>, b: C::Lanes<S>) -> C::Lanes<S> {

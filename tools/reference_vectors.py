@@ -4,10 +4,11 @@
     pip install mpmath
     python tools/reference_vectors.py
 
-A file a function, of pairs of little-endian f64: x, f(x). mpmath in 300 bits is the reference; it shares nothing with the
-crate. Inputs are chosen to be hard: around zero, subnormals, the edges where results overflow or underflow, the borders
-of range reduction, the places where an implementation changes its method, and random ones, evenly spread over the
-numbers as well as over their exponents.
+A file a function, of three little-endian f64 an input: x, f(x), and what the rounding of f(x) took away, so that errors
+are known to fractions of a unit. mpmath in 300 bits is the reference; it shares nothing with the crate. Inputs are
+chosen to be hard: around zero, subnormals, the edges where results overflow or underflow, the borders of range
+reduction, the places where an implementation changes its method, and random ones, evenly spread over the numbers as
+well as over their exponents.
 """
 
 import math
@@ -24,7 +25,10 @@ mp.prec = 300
 HARDEST = {
     "exp": [-4.500934846953644, -4.484897095841378, -678.2182269572457, -4.4937403869988115],
     "ln": [1.412959126021571, 2.673304959531672],
-    "tanh": [0.5546759200512248],
+    "tanh": [
+        0.5546759200512248, 0.12274895968790728, 0.1683455459998208, 0.1951276088486473, 0.5197017087191499,
+        0.1734480057678802, 18.19511614766587,
+    ],
     "erf": [0.8022547553514134, 0.8112870369763279],
 }
 
@@ -103,16 +107,18 @@ def main():
     folder = Path(__file__).resolve().parent.parent / "tests" / "vectors"
     folder.mkdir(exist_ok=True)
     for name, (function, low, high, borders) in FUNCTIONS.items():
-        pairs = []
+        threes = []
         for x in sorted(set(inputs(name, low, high, borders))):
             if not math.isfinite(x) or name == "ln" and x <= 0:
                 continue
             # Beyond the range an exponential only wastes time, or memory.
             if name != "ln" and not -800 < x < 800:
                 continue
-            pairs.append(struct.pack("<dd", x, rounded(function(mpf(x)))))
-        (folder / f"{name}.f64").write_bytes(b"".join(pairs))
-        print(f"{name}: {len(pairs)} inputs")
+            value = function(mpf(x))
+            near = rounded(value)
+            threes.append(struct.pack("<ddd", x, near, rounded(value - mpf(near)) if math.isfinite(near) else 0.0))
+        (folder / f"{name}.f64").write_bytes(b"".join(threes))
+        print(f"{name}: {len(threes)} inputs")
 
 
 if __name__ == "__main__":

@@ -151,6 +151,15 @@ fn check_row<T: Number>(right: &Right, rms: bool, affine: (Option<&[T]>, Option<
             continue;
         }
         let scale = if rms { normal.abs() } else { normal.abs() + 1.0 };
+        if weight.is_infinite() && normal.abs() <= steps * roundoff * scale + lost * least::<T>() {
+            // Of what may as well be zero, or on the other side of it, infinity makes a NaN or either infinity.
+            assert!(
+                !to_f64(value).is_finite(),
+                "{} {what} column {col}: {normal:e} * {weight:e} is {value:?}",
+                T::NAME
+            );
+            continue;
+        }
         let bound = steps * roundoff * (scale * weight.abs() + bias.abs()) + lost * (1.0 + weight.abs()) * least::<T>();
         assert_close(value, product + bias, bound, || {
             format!("{what} column {col}: {normal:e} * {weight:e} + {bias:e}")

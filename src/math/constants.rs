@@ -48,6 +48,8 @@ pub trait Constants: SimdFloatElement + 'static {
     /// 2^[`SIGMOID_EXPONENT`](Constants::SIGMOID_EXPONENT)
     const SIGMOID_ONE: Self;
 
+    /// Whether tanh is within two units in the last place by its formula alone, where products are not rounded.
+    const TANH_NEEDS_NO_CORRECTION: bool;
     /// From here on tanh x rounds to 1.
     const TANH_MAX: Self;
 
@@ -116,6 +118,7 @@ impl Constants for f32 {
     const SIGMOID_EXPONENT: f32 = -40.0;
     const SIGMOID_ONE: f32 = 1.0 / 1099511627776.0;
 
+    const TANH_NEEDS_NO_CORRECTION: bool = true;
     const TANH_MAX: f32 = 10.0;
 
     const ERF_MAX: f32 = 4.0;
@@ -197,6 +200,7 @@ impl Constants for f64 {
     const SIGMOID_EXPONENT: f64 = -100.0;
     const SIGMOID_ONE: f64 = 1.0 / 1267650600228229401496703205376.0;
 
+    const TANH_NEEDS_NO_CORRECTION: bool = false;
     const TANH_MAX: f64 = 20.0;
 
     const ERF_MAX: f64 = 6.0;

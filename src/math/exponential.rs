@@ -30,6 +30,18 @@ impl<S: Simd, C: Compute, const N: usize> Parts<S, C, N> {
         Self { power: power_of_two(count), rest: expm1_near_zero(r) }
     }
 
+    /// [`of_multiple`](Self::of_multiple) without an offset, and what `rest` lost when its last sum was rounded.
+    #[inline(always)]
+    pub(super) fn with_what_is_lost(x: Several<S, C, N>, factor: C) -> (Self, Several<S, C, N>) {
+        let (count, n) = multiples_of_ln_2(x, factor, C::EXPONENT_BIAS);
+        let r = n.mul_add(n.splat(-C::LN_2_HIGH), x * factor);
+        let r = n.mul_add(n.splat(-C::LN_2_LOW), r);
+        let above_r = (r * r) * r.polynomial(C::EXP);
+        let rest = r + above_r;
+        // Exact, the first term of the sum being the larger (Dekker 1971).
+        (Self { power: power_of_two(count), rest }, above_r - (rest - r))
+    }
+
     /// Of e^(the sum of `high` and `low`) * 2^offset. The sum of `high` less its multiple of ln 2 is exact where each
     /// partial sum is, being a multiple of the terms' lowest bit and small; then only the error of `low` counts.
     #[inline(always)]

@@ -80,6 +80,12 @@ impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
         )
     }
 
+    /// Whether [`mul_add`](Self::mul_add) rounds once.
+    #[inline(always)]
+    pub(super) fn fuses(&self) -> bool {
+        simd::fuses(self.simd)
+    }
+
     /// self * factor + term; rounded once where the CPU can.
     #[inline(always)]
     pub(super) fn mul_add(mut self, factor: Self, term: Self) -> Self {

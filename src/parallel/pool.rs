@@ -79,6 +79,13 @@ fn run_alone(split: Split, body: Body<'_>) {
     }
 }
 
+/// Drops a panic that nobody will hear of. What it carries may panic as it goes; that one is not looked into.
+fn discard(panic: Panic) {
+    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        mem::forget(another);
+    }
+}
+
 /// Marks this thread as outside a call again when dropped.
 struct Outside;
 
@@ -476,8 +483,8 @@ impl Pool {
             if first.is_none() {
                 *first = Some(panic);
             } else {
-                // Dropping it could panic once more.
-                mem::forget(panic);
+                drop(first);
+                discard(panic);
             }
         }
         // While inside: later the door may be someone else's.
@@ -599,7 +606,8 @@ impl Drop for Owned {
             // The caller's own panic is under way. A worker's must not come out of the next call; nor may dropping it
             // start yet another.
             let door = &self.pool.doors[self.index];
-            mem::forget(door.panic.lock().unwrap_or_else(PoisonError::into_inner).take());
+            let panic = door.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+            panic.into_iter().for_each(discard);
         }
         self.pool.open.fetch_and(!(1 << self.index), Ordering::Relaxed);
         self.pool.active.fetch_sub(1, Ordering::Relaxed);
