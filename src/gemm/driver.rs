@@ -92,8 +92,6 @@ const MOST_PANELS: usize = 16;
 const FEWEST_PANELS: usize = 2;
 /// Work of at most so many rows is cut into columns alone.
 const FEW_ROWS: usize = 16;
-/// Work of few rows is cut into so many blocks at most, not more: long rows are read faster than short ones.
-const FEW_ROWS_BLOCKS: usize = 4;
 /// The fewest columns of such a block in panels, where there are more: as many as the widest tile has.
 const FEW_ROWS_PANELS: usize = 16;
 /// The most memory for a weight that is packed once for all blocks of rows, in bytes. It is kept from call to call.
@@ -120,9 +118,14 @@ fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool) -> (usize, usize) {
     let panels = cols.div_ceil(panel_width::<C>());
     let work = rows.saturating_mul(k.max(1)).saturating_mul(cols);
     if few {
-        let blocks = (panels / FEW_ROWS_PANELS).clamp(1, FEW_ROWS_BLOCKS);
-        // A power of two: three blocks would keep two threads as long as four.
-        return (rows, panels.div_ceil(blocks.next_power_of_two() >> usize::from(!blocks.is_power_of_two())));
+        // A power of two: three blocks would keep two threads as long as four. And no more: long rows are read faster
+        // than short ones.
+        let blocks = match panels / FEW_ROWS_PANELS {
+            4.. => 4,
+            2.. => 2,
+            _ => 1,
+        };
+        return (rows, panels.div_ceil(blocks));
     }
     let wanted = (work / BLOCK_WORK).clamp(1, USUAL_BLOCKS).next_power_of_two();
     let across = panels.div_ceil(MOST_PANELS).max(wanted.min(panels / FEWEST_PANELS));
