@@ -185,8 +185,8 @@ fn softmax_of_infinities_for<T: Storage>() {
 
 fn equal_scores_for<T: Storage>() {
     for_each_level(|level| {
-        let x = vec![from_f64::<T>(-7.5); 60_000];
-        let mut out = vec![T::ZERO; 60_000];
+        let x: Vec<T> = std::iter::repeat_n(from_f64(-7.5), 60_000).collect();
+        let mut out = x.clone();
         softmax(&x[..], &mut out[..]).unwrap();
         let right = 1.0 / 60_000.0;
         let error = (to_f64(out[0]) - right).abs();

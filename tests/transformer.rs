@@ -318,7 +318,7 @@ fn empty_operands_for<T: Storage>() {
             add_layer_norm(x, x, None, None, from_f64(1e-5), MatrixMut::new(&mut nothing, rows, cols).unwrap())
                 .unwrap();
             let ids = vec![0; rows];
-            let table = Matrix::<T>::new(&[], if rows > 0 { 1 } else { 0 }, cols).unwrap();
+            let table = Matrix::<T>::new(&[], usize::from(rows > 0), cols).unwrap();
             embedding(&[(table, &ids)], MatrixMut::new(&mut nothing, rows, cols).unwrap()).unwrap();
         }
         // Sequences of no tokens: nothing is kept.
