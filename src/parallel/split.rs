@@ -2,8 +2,9 @@
 
 use core::ops::Range;
 
-/// Work below this many nanoseconds is one range: even a thread that is awake and looking takes half a microsecond.
-pub(super) const SMALLEST_SPLIT: f32 = 8_000.0;
+/// Work below this many nanoseconds is one range: even a thread that is awake and looking takes half a microsecond, and
+/// costs were estimated on a CPU that takes three times as long as some.
+pub(super) const SMALLEST_SPLIT: f32 = 12_000.0;
 /// The bounds of a block's cost in nanoseconds: above what claiming it costs, a few tens of nanoseconds, by far; and
 /// short enough that the thread which claims the last block keeps the others waiting for a moment only.
 const BLOCK_COST: (f32, f32) = (4_000.0, 50_000.0);
