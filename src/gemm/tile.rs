@@ -5,13 +5,11 @@
 
 use core::ops::Range;
 
-use fearless_simd::Select;
-use fearless_simd::{Simd, SimdBase, SimdFloat};
+use fearless_simd::{Select, Simd, SimdBase, SimdFloat};
 
 use super::driver::runs;
 use super::vectors;
-use crate::float::MAX_LANES;
-use crate::float::{Compute, Float};
+use crate::float::{Compute, Float, MAX_LANES};
 use crate::simd::{self, dispatch};
 use crate::view::{Matrix, MatrixMut, Strip, inlined};
 
