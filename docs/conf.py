@@ -16,7 +16,8 @@ version = release = polyglot_bridge.__version__
 copyright = f"{author}; MIT licence"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+# What bench/ holds is text for other pages.
+exclude_patterns = ["_build", "bench"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
