@@ -22,7 +22,7 @@
 //!
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `std` | yes | CPU detection at run time, buffers for packing |
+//! | `std` | yes | buffers for packing, products by register tiles, CPU detection on more targets than x86-64 |
 //! | `libm` | | the few scalar functions that core lacks; needed where `std` is off |
 //! | `f16` | | `half::f16` and `half::bf16` |
 //! | `parallel` | | large calls on several threads |
