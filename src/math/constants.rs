@@ -20,7 +20,8 @@ pub trait Constants: SimdFloatElement + 'static {
     const EXPONENT_BIAS: Self;
     /// The sign's bit.
     const SIGN: Self::Bits;
-    /// Keeps so few bits of a number that its product with [`GELU_TANH_HIGH`](Constants::GELU_TANH_HIGH) is exact.
+    /// Keeps so few bits of a number that its square is exact, and its product with
+    /// [`GELU_TANH_HIGH`](Constants::GELU_TANH_HIGH).
     const UPPER_HALF: Self::Bits;
 
     /// 1.5 * 2^[`MANTISSA_BITS`](Constants::MANTISSA_BITS): adding it rounds to an integer, found in the lowest bits.
@@ -31,6 +32,8 @@ pub trait Constants: SimdFloatElement + 'static {
     const LN_2_LOW: Self;
     /// (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2
     const EXP: &'static [Self];
+    /// (2^f - 1) / f for |f| <= 1/2
+    const EXP2: &'static [Self];
     /// Below it e^x rounds to 0.
     const EXP_MIN: Self;
     /// Above it e^x rounds to infinity.
@@ -60,10 +63,12 @@ pub trait Constants: SimdFloatElement + 'static {
     /// erf(x) / x - 1 in x^2, for |x| <= [`ERF_NEAR`](Constants::ERF_NEAR)
     const ERF: &'static [Self];
 
-    /// (ln(2 Phi(-x)) + x^2 / 2) / x + 1 / 2 for 0 <= x <= [`LOG_TAIL_MAX`](Constants::LOG_TAIL_MAX), Phi being the normal
-    /// distribution function
-    const LOG_TAIL: &'static [Self];
-    const LOG_TAIL_MAX: Self;
+    /// sqrt(8 / pi)
+    const MILLS_SLOPE: Self;
+    /// (Phi(-x) e^(x^2 / 2) (2 + x sqrt(8 / pi)) - 1) / x^2 for x >= 0, Phi being the normal distribution function, is this
+    /// polynomial over another, whose coefficients these are after a one.
+    const MILLS: &'static [Self];
+    const MILLS_DIVISOR: &'static [Self];
     /// Below minus this, gelu rounds to 0.
     const GELU_MAX: Self;
 
@@ -109,6 +114,9 @@ impl Constants for f32 {
     const LN_2_LOW: f32 = 1.42860682030941723212e-6;
     // 2^-26.2 of e^r - 1
     const EXP: &'static [f32] = &[0.00138825165071, 0.00836652052321, 0.0416671999273, 0.166665436218, 0.49999998154];
+    // 2^-26.47 of 2^f - 1
+    const EXP2: &'static [f32] =
+        &[0.000154035124125, 0.00133907468717, 0.00961823753821, 0.0555035741242, 0.240226497944, 0.693147187931];
     const EXP_MIN: f32 = -104.0;
     const EXP_MAX: f32 = 89.0;
     const TINY_EXPONENT: f32 = 32.0;
@@ -127,22 +135,10 @@ impl Constants for f32 {
     const ERF: &'static [f32] =
         &[-0.000653815924546, 0.00508564822855, -0.0268211407479, 0.112831222601, -0.376126024822, 0.128379164056];
 
-    // 0.7 * 2^-25 of Phi up to 2; above, 0.7 * 2^-25 absolute of gelu and 2^-10 of Phi, whichever is less
-    const LOG_TAIL: &'static [f32] = &[
-        -2.38591768501e-11,
-        1.65076529893e-9,
-        -4.90550974036e-8,
-        8.19109282109e-7,
-        -8.4146245386e-6,
-        5.38865369021e-5,
-        -0.000190507611313,
-        -1.40973178707e-5,
-        0.00483764541187,
-        -0.0363668188597,
-        0.181698382092,
-        -0.29788530123,
-    ];
-    const LOG_TAIL_MAX: f32 = 14.45;
+    const MILLS_SLOPE: f32 = 1.59576912161;
+    // 0.05 * 2^-25 of Phi up to 2; above, as much absolute of gelu and 2^-14 of Phi, whichever is less
+    const MILLS: &'static [f32] = &[-0.363891348512, -1.97270003692, -4.12795292956];
+    const MILLS_DIVISOR: &'static [f32] = &[7.65888903108, 26.0630895984, 43.8481894587, 30.2150226375];
     const GELU_MAX: f32 = 14.45;
 
     const GELU_TANH_MIN: f32 = -10.8;
@@ -191,6 +187,20 @@ impl Constants for f64 {
         0.16666666666666589254,
         0.50000000000000051791,
     ];
+    // 2^-55.65 of 2^f - 1
+    const EXP2: &'static [f64] = &[
+        4.4455359198786599911e-10,
+        7.0725652914247675206e-9,
+        1.01781213214540733e-7,
+        1.3215442706317528965e-6,
+        0.000015252733701135307536,
+        0.00015403530441509969052,
+        0.001333355814653173027,
+        0.0096181291076070483312,
+        0.055504108664821236156,
+        0.24022650695910097915,
+        0.6931471805599453112,
+    ];
     const EXP_MIN: f64 = -746.0;
     const EXP_MAX: f64 = 710.0;
     const TINY_EXPONENT: f64 = 100.0;
@@ -220,34 +230,26 @@ impl Constants for f64 {
         0.12837916709551257072,
     ];
 
-    // 2^-55 of Phi up to 2; above, 2^-55 absolute of gelu
-    const LOG_TAIL: &'static [f64] = &[
-        4.2704249614221754842e-19,
-        -2.8085787020580595534e-17,
-        8.5215586365893265097e-16,
-        -1.5760661402452041109e-14,
-        1.9709478569325917775e-13,
-        -1.7341833705017280983e-12,
-        1.0617528607797689414e-11,
-        -4.0012452152929458739e-11,
-        2.2868621808747893953e-11,
-        8.5147450255150246775e-10,
-        -6.5813451169356535998e-9,
-        2.7111275277674144423e-8,
-        -5.6956186516823954974e-8,
-        -5.8934260426078593319e-8,
-        9.1203834768956914812e-7,
-        -2.8365216257823060919e-6,
-        -1.6259710694180364978e-6,
-        0.000052164287974750506154,
-        -0.00021202721719533322703,
-        0.000036981095773811846317,
-        0.0047821116943824999528,
-        -0.036335602351852748845,
-        0.18169011381592729494,
-        -0.29788456080286038225,
+    const MILLS_SLOPE: f64 = 1.5957691216057307118;
+    // 0.09 * 2^-54 of Phi up to 2; above, as much absolute of gelu and 2^-7 of Phi up to 8.5, whichever is less
+    const MILLS: &'static [f64] = &[
+        -1.2412170421419276428e-6,
+        -0.36332357952693289149,
+        -6.4988103111993368958,
+        -52.129076178084608316,
+        -234.59411333470275809,
+        -596.38097142238554985,
+        -736.36528542768155551,
     ];
-    const LOG_TAIL_MAX: f64 = 8.5;
+    const MILLS_DIVISOR: &'static [f64] = &[
+        20.076573008806722334,
+        185.83747115567836244,
+        1015.729574542600269,
+        3511.503707071183292,
+        7632.2485858357822751,
+        9611.5837799920130136,
+        5389.8881008701098601,
+    ];
     const GELU_MAX: f64 = 38.6;
 
     const GELU_TANH_MIN: f64 = -21.6;

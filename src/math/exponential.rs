@@ -30,6 +30,18 @@ impl<S: Simd, C: Compute, const N: usize> Parts<S, C, N> {
         Self { power: power_of_two(count), rest: expm1_near_zero(r) }
     }
 
+    /// [`of_multiple`](Self::of_multiple) for products of a few units, or where small results need not be as exact: what
+    /// log2 e lost when it was rounded counts factor x times. Two steps less where the CPU fuses.
+    #[inline(always)]
+    pub(super) fn of_small_multiple(x: Several<S, C, N>, factor: C, offset: C) -> Self {
+        if !x.fuses() {
+            return Self::of_multiple(x, factor, offset);
+        }
+        let (count, n) = multiples_of_ln_2(x, factor, C::EXPONENT_BIAS + offset);
+        let f = x.mul_add(x.splat(factor * C::LOG2_E), -n);
+        Self { power: power_of_two(count), rest: f * f.horner(C::EXP2) }
+    }
+
     /// [`of_multiple`](Self::of_multiple) without an offset, and what `rest` lost when its last sum was rounded.
     #[inline(always)]
     pub(super) fn with_what_is_lost(x: Several<S, C, N>, factor: C) -> (Self, Several<S, C, N>) {

@@ -153,14 +153,14 @@ impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
 
     /// The polynomial with these coefficients, the highest power first.
     ///
-    /// Short ones by Horner's rule. In longer ones two or four neighbours are taken together and Horner's rule is applied
-    /// to these, as Estrin does, which takes half or a quarter of the time from the first step to the last: a CPU can only
-    /// look so far ahead for something else to do meanwhile.
+    /// Short ones by Horner's rule. In longer ones two neighbours are taken together and Horner's rule is applied to these,
+    /// as Estrin does, which takes half of the time from the first step to the last: a CPU can only look so far ahead for
+    /// something else to do meanwhile.
     #[inline(always)]
     pub(super) fn polynomial(self, coefficients: &[C]) -> Self {
         match coefficients.len() {
             0..5 => self.horner(coefficients),
-            5..16 => {
+            _ => {
                 let square = self * self;
                 let (first, pairs) = coefficients.split_at(2 - coefficients.len() % 2);
                 let mut sum = self.horner(first);
@@ -169,26 +169,27 @@ impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
                 }
                 sum
             }
-            _ => {
-                let square = self * self;
-                let fourth = square * square;
-                let (first, fours) = coefficients.split_at(4 - (4 - coefficients.len() % 4) % 4);
-                let mut sum = self.horner(first);
-                for four in fours.chunks_exact(4) {
-                    let (high, low) = four.split_at(2);
-                    sum = sum.mul_add(fourth, self.horner(high).mul_add(square, self.horner(low)));
-                }
-                sum
-            }
         }
     }
 
+    /// The polynomial with these coefficients, the highest power first, by Horner's rule: the fewest steps.
     #[inline(always)]
-    fn horner(self, coefficients: &[C]) -> Self {
+    pub(super) fn horner(self, coefficients: &[C]) -> Self {
         let (mut index, mut sum) = (1, self.splat(coefficients.first().copied().unwrap_or(C::ZERO)));
         while let Some(&coefficient) = coefficients.get(index) {
             sum = sum.mul_add(self, self.splat(coefficient));
             index += 1;
+        }
+        sum
+    }
+
+    /// The polynomial whose highest power stands alone and whose other coefficients these are, by Horner's rule.
+    #[inline(always)]
+    pub(super) fn monic(self, coefficients: &[C]) -> Self {
+        let [first, rest @ ..] = coefficients else { return self.splat(C::ONE) };
+        let mut sum = self + *first;
+        for &coefficient in rest {
+            sum = sum.mul_add(self, self.splat(coefficient));
         }
         sum
     }
