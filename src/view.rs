@@ -1497,6 +1497,10 @@ unsafe fn pad<S: Simd, T: Float>(simd: S, source: *const T, count: usize) -> Lan
     T::load(simd, &values[..Lanes::<S, T>::LEN])
 }
 
+/// The most rows of a tile that may read panels whose first or last is not in its place: see [`Strip::of_rows`].
+#[cfg(feature = "std")]
+pub(crate) const MOST_ROWS_INSET: usize = 4;
+
 /// The right operand of a register tile: for each step of k, `width` elements side by side of each of `G` panels.
 #[cfg(feature = "std")]
 #[derive(Clone, Copy, Debug)]
@@ -1509,6 +1513,8 @@ pub(crate) struct Strip<'a, W> {
     /// From a panel to the next and from a step to the next.
     panel_stride: isize,
     step_stride: isize,
+    /// How far behind its place the first panel begins, and how far before its own the last.
+    inset: (usize, usize),
     lifetime: PhantomData<&'a W>,
 }
 
@@ -1531,21 +1537,27 @@ impl<'a, W: Copy> Strip<'a, W> {
             width,
             panel_stride: panel_len as isize,
             step_stride: width as isize,
+            inset: (0, 0),
             lifetime: PhantomData,
         })
     }
 
-    /// The rows of a matrix as steps, whole panels of its columns. `None` where the elements of a row do not lie side by
-    /// side.
+    /// The rows of a matrix as steps, some of the panels of its columns, which begin `before` columns before the first. Where
+    /// that is none of the matrix a panel begins with the first, and where it would go beyond the last it ends with that.
+    /// `None` where the elements of a row do not lie side by side, or there are no such panels.
     #[inline(always)]
-    pub(crate) fn of_rows(matrix: Matrix<'a, W>, width: usize) -> Option<Self> {
-        matrix.has_contiguous_rows().then_some(Self {
-            start: matrix.data,
-            panels: matrix.cols / width.max(1),
+    pub(crate) fn of_rows(matrix: Matrix<'a, W>, width: usize, before: usize, panels: Range<usize>) -> Option<Self> {
+        let (begin, end) = (panels.start.checked_mul(width)?, panels.end.checked_mul(width)?);
+        let begins_inside = before < width && width <= matrix.cols && panels.start < panels.end;
+        let ends_inside = end < matrix.cols.checked_add(before)?.checked_add(width)?;
+        (begins_inside && ends_inside && matrix.has_contiguous_rows()).then_some(Self {
+            start: matrix.data.wrapping_add(begin).wrapping_sub(before),
+            panels: panels.len(),
             steps: matrix.rows,
             width,
             panel_stride: width as isize,
             step_stride: matrix.row_stride,
+            inset: (before.saturating_sub(begin), end.saturating_sub(matrix.cols + before)),
             lifetime: PhantomData,
         })
     }
@@ -1567,9 +1579,11 @@ impl<'a, W: Copy> Strip<'a, W> {
     }
 
     /// Calls `body` for each step, in order, with the step's element of each of `R` rows of `x`, from `row` on, the
-    /// step's elements of each of the first `G` panels, and `follow`, which goes on as their addresses do. False where it does not fit: too few rows or panels, another
-    /// number of columns of `x` than there are steps, or rows whose elements do not lie side by side. `width` must be
-    /// the width that the strip was made with: it is passed again because here it is a constant.
+    /// step's elements of each of the first `G` panels, and `follow`, which goes on as their addresses do. False where it
+    /// does not fit: too few rows or panels, another number of columns of `x` than there are steps, or rows whose elements
+    /// do not lie side by side; for a strip some of whose panels are not in their places, too, unless these are all of its
+    /// panels and there are at most [`MOST_ROWS_INSET`] rows. `width` must be the width that the strip was made with: it
+    /// is passed again because here it is a constant.
     #[inline(always)]
     pub(crate) fn for_each<'x, A: Copy, const R: usize, const G: usize>(
         self,
@@ -1579,7 +1593,12 @@ impl<'a, W: Copy> Strip<'a, W> {
         mut follow: *const W,
         mut body: impl FnMut([&'x A; R], [&'a [W]; G], *const W),
     ) -> bool {
-        let fits = G <= self.panels && width == self.width && x.cols == self.steps && row + R <= x.rows;
+        let is_inset = self.inset != (0, 0);
+        if R > MOST_ROWS_INSET && is_inset {
+            return false;
+        }
+        let is_whole = R > MOST_ROWS_INSET || G == self.panels || !is_inset;
+        let fits = G <= self.panels && is_whole && width == self.width && x.cols == self.steps && row + R <= x.rows;
         if !fits || !x.has_contiguous_rows() {
             return false;
         }
@@ -1588,24 +1607,39 @@ impl<'a, W: Copy> Strip<'a, W> {
             *start = x.offset(row + index, 0);
         }
         let mut start = self.start;
-        // Loops and not `map`, which is not always inlined.
-        for step in 0..self.steps {
-            // SAFETY: `step` lies within each row, as was just checked, and the step's elements of each panel among
-            // those that the constructor was given.
-            unsafe {
-                let mut values = [&*rows[0].add(step); R];
-                for index in 1..R {
-                    values[index] = &*rows[index].add(step);
+        // A single panel is the first and the last.
+        let (first, last) = self.inset;
+        let (first, last) = if G == 1 { (first.wrapping_sub(last), 0) } else { (first, last) };
+        // Not a closure: one that changes `start` and `follow` keeps them in memory.
+        macro_rules! each_step {
+            ($first:expr, |$index:ident| $panel:expr) => {
+                // Loops and not `map`, which is not always inlined.
+                for step in 0..self.steps {
+                    // SAFETY: `step` lies within each row, as was just checked, and the step's elements of each panel among
+                    // those that the constructor was given: with their insets, which only panels side by side have.
+                    unsafe {
+                        let mut values = [&*rows[0].add(step); R];
+                        for index in 1..R {
+                            values[index] = &*rows[index].add(step);
+                        }
+                        let mut panels = [slice::from_raw_parts($first, width); G];
+                        for $index in 1..G {
+                            panels[$index] = slice::from_raw_parts($panel, width);
+                        }
+                        body(values, panels, follow);
+                    }
+                    start = start.wrapping_offset(self.step_stride);
+                    follow = follow.wrapping_offset(self.step_stride);
                 }
-                let mut panels = [slice::from_raw_parts(start, width); G];
-                for index in 1..G {
-                    let panel = start.offset(index as isize * self.panel_stride);
-                    panels[index] = slice::from_raw_parts(panel, width);
-                }
-                body(values, panels, follow);
-            }
-            start = start.wrapping_offset(self.step_stride);
-            follow = follow.wrapping_offset(self.step_stride);
+            };
+        }
+        // Many panels side by side: where each lies is then part of an instruction, and takes no register.
+        if R <= MOST_ROWS_INSET && self.panel_stride == width as isize {
+            each_step!(start.wrapping_add(first), |index| {
+                start.wrapping_add(index * width).wrapping_sub(if index + 1 == G { last } else { 0 })
+            });
+        } else {
+            each_step!(start, |index| start.offset(index as isize * self.panel_stride));
         }
         true
     }

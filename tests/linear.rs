@@ -153,6 +153,7 @@ for_each_type! {
     neighbours => does_not_depend_on_other_rows_and_columns,
     packed => packed_layers_give_the_same_bits,
     large_weights => large_weights_give_the_same_bits,
+    places => any_place_in_memory_gives_the_same_bits,
     special_values => keeps_special_values_apart,
     residuals => adds_residuals,
     wide => narrow_types_are_computed_in_their_compute_type,
@@ -298,10 +299,18 @@ fn packed_layers_give_the_same_bits<T: Storage>() {
     }
 }
 
-/// Weights that no cache holds are read in long pieces for one row, packed a few columns at a time for few rows, and once
+/// Weights that no cache holds are read in long pieces for few rows, packed a few columns at a time for some more, and once
 /// for all blocks of many rows: to the same bits as a layer that was packed before.
 fn large_weights_give_the_same_bits<T: Storage>() {
-    for sizes @ (m, k, n) in [(1, 2100, 2056), (3, 2100, 2056), (210, 1030, 517), (420, 300, 1000)] {
+    for sizes @ (m, k, n) in [
+        (1, 2100, 2064),
+        (1, 2100, 2061),
+        (3, 2100, 2064),
+        (12, 2100, 2064),
+        (15, 2100, 2056),
+        (210, 1030, 517),
+        (420, 300, 1000),
+    ] {
         let operands = Operands::<T>::new(sizes);
         let bias: Vec<T::Acc> = operands.bias.iter().map(|value| value.to_acc()).collect();
         for_each_level(|level| {
@@ -315,6 +324,33 @@ fn large_weights_give_the_same_bits<T: Storage>() {
             layer.forward(operands.x(), Residual::None, out).expect("shapes fit");
             same(&operands.product(), &found, &format!("{level:?} {sizes:?}"));
         });
+    }
+}
+
+/// Wherever in its cache lines a weight begins, and however far its rows are apart: to the same bits as a layer that was packed
+/// before, with neighbours that would show.
+fn any_place_in_memory_gives_the_same_bits<T: Storage>() {
+    for (k, n) in [(5, 128), (40, 144), (513, 272), (30, 259), (1030, 160)] {
+        for rows in [1, 2, 3, 4, 5] {
+            let operands = Operands::<T>::new((rows, k, n));
+            let nan = from_f64::<T>(f64::NAN);
+            for_each_level(|level| {
+                let mut panels = Vec::new();
+                let layer = layer(&mut panels, operands.weight(), None, Activation::None);
+                let mut expected = vec![T::ZERO; rows * n];
+                let out = MatrixMut::new(&mut expected, rows, n).expect("shape");
+                layer.forward(operands.x(), Residual::None, out).expect("shapes fit");
+                for (offset, stride) in (0..=17).map(|offset| (offset, n)).chain([(3, n + 64), (4, n + 5)]) {
+                    let mut memory = vec![nan; offset + k * stride + 64];
+                    for (row, values) in operands.weight.chunks(n).enumerate() {
+                        memory[offset + row * stride..][..n].copy_from_slice(values);
+                    }
+                    let weight = Matrix::with_strides(&memory[offset..], k, n, stride, 1).expect("shape");
+                    let found = Operands::<T>::run(operands.x(), weight, Epilogue::new());
+                    same(&found, &expected, &format!("{level:?} {rows}x{k}x{n} at {offset}, {stride}"));
+                }
+            });
+        }
     }
 }
 

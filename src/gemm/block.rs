@@ -8,7 +8,7 @@ use super::driver::runs;
 use super::part::{Operands, Region, Target};
 use super::scratch::{self, Scratch};
 use super::tile::{Former, MOST_VECTORS, Run, Store, TiledRows, max_tile_rows, run_tiles, tiled_rows};
-use super::{block_depth, dot, panel_width};
+use super::{block_depth, dot, panel_width, stream};
 use crate::float::Compute;
 use crate::ops::activation::Activation;
 use crate::simd::{self, Level};
@@ -56,27 +56,31 @@ fn by_tiles<C: Compute>(
 ) {
     let width = panel_width::<C>();
     let (rows, cols) = target.shape();
-    let (step, panels) = (block_depth(k), cols.div_ceil(width));
+    let step = block_depth(k);
     let band_rows = BAND_ROWS.min(rows);
-    let in_place = operands.panels_in_place(level, rows);
+    // Panels may begin so far before the first column.
+    let (before, overlap) = operands.before(level, rows).map_or((0, false), |before| (before, true));
+    let panels = (cols + before).div_ceil(width);
+    let in_place = if overlap { panels } else { operands.panels_in_place(level, rows) };
     // Panels that one tile of rows uses are packed just before, others once for all rows.
     let together =
         if rows <= max_tile_rows::<C>(level) { PACKED_PANELS.min(panels - in_place) } else { panels - in_place };
     let is_packed = operands.is_packed();
     let x_in_place = operands.x().is_some();
-    // One row, then, and no tiles.
+    // Few rows, then, and no tiles.
     let streams = in_place > 0 && operands.streams(level);
     // Where one block of k is all there is, sums need not outlive a band, and where the epilogue is light, not a tile.
     let keep = k > step || streams;
     let activation = target.activation();
     let light = matches!(activation, Activation::None | Activation::Relu) && target.plain(0..rows, 0..cols).is_some();
+    let stride = stream::stride::<C>(width * in_place);
     let numbers = |count: usize| count * size_of::<C>();
     let [packed, x, sums, streamed, bias] = scratch.parts([
         numbers(together * width * step),
         numbers(if x_in_place { 0 } else { band_rows * step }),
-        numbers(width * if keep { rows * panels } else { band_rows * panels.min(MOST_VECTORS) }),
-        numbers(if streams { width * in_place } else { 0 }),
-        numbers(panels * width),
+        numbers(width * if keep { rows * panels } else { band_rows * panels.min(MOST_VECTORS + 1) }),
+        numbers(if streams { rows * stride } else { 0 }),
+        numbers((panels + 1) * width),
     ]);
     let (packed, widened) = (Line::numbers::<C>(packed), Line::numbers::<C>(x));
     let (all_sums, bias) = (Line::numbers::<C>(sums), Line::numbers::<C>(bias));
@@ -112,14 +116,16 @@ fn by_tiles<C: Compute>(
                         },
                     };
                     let streams = streams && chunk.start < in_place;
-                    if streams {
-                        let sums = streamed.get_mut(..in_place * width).unwrap_or(&mut []);
-                        sums.fill(C::ZERO);
-                        operands.stream(level, depth.clone(), x.row(0).unwrap_or(&[]), sums);
-                    }
+                    let offset = if streams {
+                        let sums = streamed.get_mut(..rows * stride).unwrap_or(&mut []);
+                        operands.stream(level, depth.clone(), x, sums)
+                    } else {
+                        0
+                    };
                     for (panel, count) in strips(tiled, chunk.clone(), is_packed || chunk.start >= in_place) {
-                        let strip = panel * width..((panel + count) * width).min(cols);
-                        let bias = bias.get(panel * width..).unwrap_or(&[]);
+                        let strip =
+                            (panel * width).saturating_sub(before)..((panel + count) * width - before).min(cols);
+                        let bias = bias.get(strip.start..).unwrap_or(&[]);
                         // The sums of a run of rows lie strip by strip.
                         let from = if keep { (run_rows.start * panels + run_rows.len() * panel) * width } else { 0 };
                         let len = run_rows.len() * count * width;
@@ -129,13 +135,15 @@ fn by_tiles<C: Compute>(
                         let store = out.map(|out| Store { bias, relu: activation == Activation::Relu, out });
                         let former = if start == 0 { Former::Nothing } else { Former::Blocks };
                         if streams {
-                            let added = streamed.get(panel * width..panel * width + len).unwrap_or(&[]);
-                            for (sum, &streamed) in sums.iter_mut().zip(added) {
-                                *sum = if start == 0 { streamed } else { *sum + streamed };
+                            for (sums, added) in sums.chunks_mut(count * width).zip(streamed.chunks(stride)) {
+                                let added = added.get(offset + panel * width..).unwrap_or(&[]);
+                                for (sum, &added) in sums.iter_mut().zip(added) {
+                                    *sum = if start == 0 { added } else { *sum + added };
+                                }
                             }
                         } else if panel < in_place {
                             let run = Run { x, sums: &mut *sums, stride: count * width, former, store };
-                            operands.tiles(level, (tiled.each, count), panel, depth.clone(), run);
+                            operands.tiles(level, (tiled.each, count), (panel, before), depth.clone(), run);
                         } else {
                             let run = Run { x, sums: &mut *sums, stride: count * width, former, store };
                             let numbers = packed.get((panel - chunk.start) * steps * width..).unwrap_or(&[]);
@@ -145,6 +153,13 @@ fn by_tiles<C: Compute>(
                             run_tiles::<C, C>(level, (tiled.each, count), packed, run);
                         }
                         if depth.end == k && !direct {
+                            if overlap && strip.len() < count * width {
+                                let (first, last) =
+                                    (before * usize::from(panel == 0), (panel + count) * width - before - strip.end);
+                                for sums in sums.chunks_exact_mut(count * width) {
+                                    close_up(sums, width, first, last);
+                                }
+                            }
                             let region =
                                 Region { rows: run_rows.clone(), cols: strip, sums, stride: count * width, bias };
                             target.store(level, region);
@@ -159,6 +174,13 @@ fn by_tiles<C: Compute>(
         }
         start = depth.end;
     }
+}
+
+/// Moves sums side by side of which so many are missing in the first panel, at its end, and in the last one, at its beginning.
+fn close_up<C: Copy>(sums: &mut [C], width: usize, first: usize, last: usize) {
+    let len = sums.len();
+    sums.copy_within(len - width + last.., len - width);
+    sums.copy_within(width.., width - first);
 }
 
 /// The panels of a chunk strip by strip: (the first, how many).

@@ -11,7 +11,7 @@ use super::part::{Ending, Sides};
 use crate::error::Shape;
 use crate::float::Float;
 use crate::ops::activation::Activation;
-use crate::parallel;
+use crate::parallel::{self, Tiling};
 use crate::view::{Matrix, MatrixMut};
 
 /// The right operand of a product.
@@ -193,47 +193,49 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     }
     let few = !cfg!(feature = "std") || rows <= FEW_ROWS;
     let (block_rows, block_panels) = cut::<T::Acc>((rows, k, cols), few);
-    let size = (block_rows, block_panels * panel_width::<T::Acc>());
+    let width = panel_width::<T::Acc>();
+    // So that no block but the first begins with columns that straddle cache lines.
+    #[cfg(feature = "std")]
+    let shift = Sides { x, weight }.straddling();
+    #[cfg(not(feature = "std"))]
+    let shift = 0;
+    let tiling = Tiling { size: (block_rows, block_panels * width), shift };
     #[cfg(feature = "std")]
     if block_rows < rows && !few {
         let packed = Sides { x, weight }.with_packed(rows, MOST_PACKED, threads, |panels| {
-            run_cut(x, Weight::Packed { panels, shape: (k, cols) }, finish, out.reborrow(), size, threads);
+            run_cut(x, Weight::Packed { panels, shape: (k, cols) }, finish, out.reborrow(), tiling, threads);
         });
         if packed {
             return;
         }
     }
-    run_cut(x, weight, finish, out, size, threads);
+    run_cut(x, weight, finish, out, tiling, threads);
 }
 
-/// Has blocks of a size (rows, columns) computed.
+/// Has blocks computed.
 fn run_cut<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
     finish: Finish<'_, T>,
     mut out: MatrixMut<'_, T>,
-    (block_rows, block_cols): (usize, usize),
+    tiling: Tiling,
     threads: bool,
 ) {
-    let ((rows, cols), k) = (out.shape(), x.cols());
+    let (shape, k) = (out.shape(), x.cols());
     let block = |rows: Range<usize>, cols: Range<usize>, out: MatrixMut<'_, T>| {
         let x = x.block(rows.clone(), 0..k);
         let (weight, finish) = (weight.part(k, cols.clone()), finish.part(rows, cols));
         run_block(x, weight, finish, out);
     };
-    if block_rows >= rows && block_cols >= cols {
-        block(0..rows, 0..cols, out);
-    } else if threads {
-        let work = nanoseconds::<T::Acc>(block_rows.saturating_mul(block_cols).saturating_mul(k.max(1)));
-        let bytes = k.saturating_mul(block_cols.saturating_add(block_rows)).saturating_mul(size_of::<W>());
-        parallel::for_each_tile(out, (block_rows, block_cols), work.max(reading(bytes)), block);
+    let count = tiling.count(shape);
+    if threads && count > 1 {
+        let (rows, cols) = tiling.size;
+        let work = nanoseconds::<T::Acc>(rows.saturating_mul(cols).saturating_mul(k.max(1)));
+        let bytes = k.saturating_mul(cols.saturating_add(rows)).saturating_mul(size_of::<W>());
+        parallel::for_each_tile(out, tiling, work.max(reading(bytes)), block);
     } else {
-        for row in (0..rows).step_by(block_rows) {
-            for col in (0..cols).step_by(block_cols) {
-                let rows = row..(row + block_rows).min(rows);
-                let cols = col..(col + block_cols).min(cols);
-                block(rows.clone(), cols.clone(), out.block_mut(rows, cols));
-            }
+        for (rows, cols) in (0..count).map(|index| tiling.tile(shape, index)) {
+            block(rows.clone(), cols.clone(), out.block_mut(rows, cols));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::float::{Compute, Float};
 use crate::ops::activation::Activation;
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{Line, Matrix, MatrixMut, Strip};
+use crate::view::{Line, MOST_ROWS_INSET, Matrix, MatrixMut, Strip};
 
 /// A weight whose rows lie side by side and that spans at most so many bytes is never packed: it stays in the cache's second
 /// level, from where tiles read it fast enough.
@@ -27,7 +27,13 @@ const MOST_BYTES_NEAR: usize = 16 << 20;
 const MOST_ROWS_IN_PLACE: usize = 200;
 
 /// The most rows for which one that spans more is not packed.
-const MOST_ROWS_STREAMED: usize = 1;
+const MOST_ROWS_STREAMED: usize = 12;
+
+/// The most rows whose tiles read a weight so fast that it matters how its rows lie in their cache lines.
+const MOST_ROWS_ALIGNED: usize = MOST_ROWS_INSET;
+
+/// The fewest panels of a weight for which it does.
+const LEAST_ALIGNED: usize = 8;
 
 /// So many bytes of a row of a weight are read about as fast as all of it.
 const LONG_PIECE: usize = 1024;
@@ -57,13 +63,24 @@ pub trait Operands<C: Compute> {
     fn is_packed(&self) -> bool;
     /// How many panels of columns, counted from the first, tiles of so many rows read where the weight lies.
     fn panels_in_place(&self, level: simd::Level, rows: usize) -> usize;
+    /// How far before the first column panels should begin, so that they do not straddle cache lines, where that matters to
+    /// tiles of so many rows. The first panel and the last then lie within the columns after all, over part of their
+    /// neighbours, and none is packed.
+    fn before(&self, level: simd::Level, rows: usize) -> Option<usize>;
     /// Whether such panels are not for tiles, but for [`stream`](Operands::stream).
     fn streams(&self, level: simd::Level) -> bool;
-    /// Adds the steps `depth` of one row to the sums of such panels, which begin with the first.
-    fn stream(&self, level: simd::Level, depth: Range<usize>, x: &[C], sums: &mut [C]);
-    /// Runs tiles of a size (rows, panels) over such panels from `panel` on; `depth` is the run's steps. See
-    /// [`run_tiles`].
-    fn tiles(&self, level: simd::Level, size: (usize, usize), panel: usize, depth: Range<usize>, run: Run<'_, C>);
+    /// Writes the steps `depth` of the products of x with such panels. See [`stream::multiply`].
+    fn stream(&self, level: simd::Level, depth: Range<usize>, x: Matrix<'_, C>, sums: &mut [C]) -> usize;
+    /// Runs tiles of a size (rows, panels) over such panels (from which on, how far before the columns the first of all
+    /// begins); `depth` is the run's steps. See [`run_tiles`].
+    fn tiles(
+        &self,
+        level: simd::Level,
+        size: (usize, usize),
+        panel: (usize, usize),
+        depth: Range<usize>,
+        run: Run<'_, C>,
+    );
     /// The first column, where it is of the compute type and lies side by side.
     fn column(&self) -> Option<&[C]>;
     /// Lays out a block of the weight in panels.
@@ -138,6 +155,20 @@ fn span<W: Float>(weight: &Matrix<'_, W>) -> usize {
     weight.row_stride().unsigned_abs().saturating_mul(weight.rows() * size_of::<W>())
 }
 
+impl<X: Float, W: Float<Acc = X::Acc>> Sides<'_, X, W> {
+    /// How many columns of a panel that does not straddle cache lines lie before the first column, where rows are so few
+    /// that it matters.
+    pub(super) fn straddling(&self) -> usize {
+        match self.weight {
+            Weight::Matrix(weight) if self.x.rows() <= MOST_ROWS_ALIGNED || self.streams(simd::level()) => {
+                let width = const { panel_width::<W::Acc>() };
+                (width - stream::until_aligned(&weight)) % width
+            }
+            _ => 0,
+        }
+    }
+}
+
 fn is_same<T: 'static, U: 'static>() -> bool {
     TypeId::of::<T>() == TypeId::of::<U>()
 }
@@ -185,28 +216,48 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         }
     }
 
+    fn before(&self, level: simd::Level, rows: usize) -> Option<usize> {
+        let is_worth_it =
+            !self.is_packed() && rows <= MOST_ROWS_ALIGNED && self.panels_in_place(level, rows) >= LEAST_ALIGNED;
+        (is_worth_it && !self.streams(level)).then(|| self.straddling())
+    }
+
     fn streams(&self, level: simd::Level) -> bool {
         let Weight::Matrix(weight) = self.weight else { return false };
         // Tiles of one row read pieces of a kilobyte where registers are many.
         let is_long = weight.cols() > LONG_PIECE / size_of::<T::Acc>();
         let by_short_pieces = widest::<T::Acc>(level, 1) * 64 < LONG_PIECE;
-        self.x.rows() == 1 && (span(&weight) > MOST_BYTES_NEAR || is_long && by_short_pieces)
-    }
-
-    fn stream(&self, level: simd::Level, depth: Range<usize>, x: &[T::Acc], sums: &mut [T::Acc]) {
-        if let Weight::Matrix(weight) = self.weight {
-            stream::add_rows(level, x, weight.block(depth, 0..weight.cols()), sums);
+        let far = span(&weight) > MOST_BYTES_NEAR;
+        match self.x.rows() {
+            1 => far || is_long && by_short_pieces,
+            2..=stream::MOST_ROWS => far,
+            _ => false,
         }
     }
 
-    fn tiles(&self, level: simd::Level, size: (usize, usize), panel: usize, depth: Range<usize>, run: Run<'_, T::Acc>) {
+    fn stream(&self, level: simd::Level, depth: Range<usize>, x: Matrix<'_, T::Acc>, sums: &mut [T::Acc]) -> usize {
+        let Weight::Matrix(weight) = self.weight else { return 0 };
+        let width = const { panel_width::<T::Acc>() };
+        stream::multiply(level, x, weight.block(depth, 0..weight.cols() / width * width), sums)
+    }
+
+    fn tiles(
+        &self,
+        level: simd::Level,
+        size: (usize, usize),
+        (panel, before): (usize, usize),
+        depth: Range<usize>,
+        run: Run<'_, T::Acc>,
+    ) {
         let width = const { panel_width::<T::Acc>() };
         let strip = match self.weight {
             Weight::Packed { panels, shape: (k, _) } => {
                 let numbers = panels.get((panel * k + depth.start) * width..).unwrap_or(&[]);
                 Strip::packed(numbers, (size.1, k * width), depth.len(), width)
             }
-            Weight::Matrix(weight) => Strip::of_rows(weight.block(depth, panel * width..weight.cols()), width),
+            Weight::Matrix(weight) => {
+                Strip::of_rows(weight.block(depth, 0..weight.cols()), width, before, panel..panel + size.1)
+            }
         };
         if let Some(strip) = strip {
             run_tiles::<T::Acc, W>(level, size, strip, run);

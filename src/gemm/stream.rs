@@ -1,58 +1,169 @@
-//! One row times a weight that no cache holds: its rows are read from end to end, a few at a time, as memory is read fast
-//! only in long pieces, while the sums wait in the cache. In the order in which all products are summed.
+//! Few rows times a weight that is read once and where it lies: its rows are read from end to end, a few at a time, as
+//! memory is read fast only in long pieces, and in vectors that do not straddle cache lines, while the sums wait in the
+//! cache. In the order in which all products are summed.
+
+use core::iter::zip;
 
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
+use super::panel_width;
 use crate::float::{Float, Lanes};
 use crate::simd::{self, dispatch};
-use crate::view::{Matrix, inlined};
+use crate::view::Matrix;
 
-/// The rows that are read together: so many streams a CPU foresees, and each sum is fetched once for all of them.
+/// The most rows of x.
+pub(super) const MOST_ROWS: usize = 12;
+
+/// The rows of a weight that are read together: so many streams a CPU foresees, and each sum is fetched once for all of
+/// them.
 const TOGETHER: usize = 4;
 
-/// Adds `x` times the rows of `weight` to `sums`, whole vectors of them. The elements of each row lie side by side.
-pub(super) fn add_rows<W: Float>(level: simd::Level, x: &[W::Acc], weight: Matrix<'_, W>, sums: &mut [W::Acc]) {
+/// The numbers from a row of sums to the next, for a weight of `cols` columns whose compute type is `C`: they begin
+/// somewhere in the first line, and what is left of the columns takes another.
+pub(super) const fn stride<C>(cols: usize) -> usize {
+    cols + 2 * panel_width::<C>()
+}
+
+/// Writes `x` times `weight` to `sums`, and returns where in each row of them, [`stride`] apart, the first column is. x has
+/// at most [`MOST_ROWS`] rows; the elements of each row of both lie side by side, and there are whole panels of columns.
+pub(super) fn multiply<W: Float>(
+    level: simd::Level,
+    x: Matrix<'_, W::Acc>,
+    weight: Matrix<'_, W>,
+    sums: &mut [W::Acc],
+) -> usize {
     #[inline(never)]
-    fn add<S: Simd, W: Float>(simd: S, x: &[W::Acc], weight: Matrix<'_, W>, sums: &mut [W::Acc]) {
+    fn add<S: Simd, W: Float>(simd: S, x: Matrix<'_, W::Acc>, weight: Matrix<'_, W>, sums: &mut [W::Acc]) -> usize {
         simd.vectorize(
             #[inline(always)]
-            || add_here(simd, x, weight, sums),
-        );
+            || multiply_here(simd, x, weight, sums),
+        )
     }
-    dispatch!(level, simd => add(simd, x, weight, sums));
+    let stride = stride::<W::Acc>(weight.cols());
+    let Some(sums) = sums.get_mut(..x.rows() * stride) else { return 0 };
+    sums.fill(W::Acc::ZERO);
+    dispatch!(level, simd => add(simd, x, weight, sums))
 }
 
 #[inline(always)]
-fn add_here<S: Simd, W: Float>(simd: S, x: &[W::Acc], weight: Matrix<'_, W>, sums: &mut [W::Acc]) {
+fn multiply_here<S: Simd, W: Float>(
+    simd: S,
+    x: Matrix<'_, W::Acc>,
+    weight: Matrix<'_, W>,
+    sums: &mut [W::Acc],
+) -> usize {
     let lanes = Lanes::<S, W>::LEN;
-    let len = sums.len();
-    let row = |index: usize| weight.row(index).and_then(|row| row.get(..len)).unwrap_or(&[]);
-    for (group, values) in x.chunks(TOGETHER).enumerate() {
-        let first = group * TOGETHER;
-        if let &[a, b, c, d] = values {
-            let splat = inlined(
-                #[inline(always)]
-                |value| Lanes::<S, W>::splat(simd, value),
-            );
-            let factors = [splat(a), splat(b), splat(c), splat(d)];
-            let rows = row(first).chunks_exact(lanes).zip(row(first + 1).chunks_exact(lanes));
-            let rows = rows.zip(row(first + 2).chunks_exact(lanes)).zip(row(first + 3).chunks_exact(lanes));
-            for (sums, (((a, b), c), d)) in sums.chunks_exact_mut(lanes).zip(rows) {
-                let mut sum = <W::Acc as Float>::load(simd, sums);
-                sum = factors[0].mul_add(W::load(simd, a), sum);
-                sum = factors[1].mul_add(W::load(simd, b), sum);
-                sum = factors[2].mul_add(W::load(simd, c), sum);
-                sum = factors[3].mul_add(W::load(simd, d), sum);
-                <W::Acc as Float>::store::<S>(sum, sums);
+    let width = const { panel_width::<W::Acc>() };
+    let (steps, cols) = weight.shape();
+    let stride = stride::<W::Acc>(cols);
+    // Vectors shorter than a line need no more than to be aligned to their own size.
+    let start = until_aligned(&weight).min(cols) % lanes;
+    // Columns before the first vector that is aligned are the beginning of one that is not, those behind the last one the
+    // end of another; both have sums of their own. (The first column, how many, where their sums are.)
+    let whole = (cols - start) / lanes * lanes;
+    let rest = cols - start - whole;
+    let parts = [
+        (0, if start > 0 { lanes } else { 0 }, 0),
+        (start, whole, width),
+        (cols - lanes.min(cols), if rest > 0 { lanes } else { 0 }, width + whole),
+    ];
+    for (col, len, to) in parts {
+        let weight = weight.block(0..steps, col..col + len);
+        if len == 0 {
+            continue;
+        }
+        if x.rows() == 1 {
+            let (x, sums) = (x.row(0).unwrap_or(&[]), sums.get_mut(to..to + len).unwrap_or(&mut []));
+            for (group, x) in x.chunks(TOGETHER).enumerate() {
+                add_one(simd, x, &weight, group * TOGETHER, sums);
             }
-        } else {
-            for (index, &value) in values.iter().enumerate() {
-                let factor = Lanes::<S, W>::splat(simd, value);
-                for (sums, row) in sums.chunks_exact_mut(lanes).zip(row(first + index).chunks_exact(lanes)) {
-                    let sum = factor.mul_add(W::load(simd, row), <W::Acc as Float>::load(simd, sums));
-                    <W::Acc as Float>::store::<S>(sum, sums);
+            continue;
+        }
+        for first in (0..steps).step_by(TOGETHER) {
+            let depth = first..(first + TOGETHER).min(steps);
+            for (pair, sums) in sums.chunks_mut(2 * stride).enumerate() {
+                let x = |index: usize| x.row(2 * pair + index).and_then(|row| row.get(depth.clone())).unwrap_or(&[]);
+                let (one, other) = sums.split_at_mut(stride.min(sums.len()));
+                let Some(one) = one.get_mut(to..to + len) else { return 0 };
+                match other.get_mut(to..to + len) {
+                    Some(other) => add_two(simd, [x(0), x(1)], &weight, first, one, other),
+                    None => add_one(simd, x(0), &weight, first, one),
                 }
             }
         }
+    }
+    // Side by side: what is needed of the beginning ends where the whole vectors begin, and of the end where the columns do.
+    for sums in sums.chunks_exact_mut(stride) {
+        sums.copy_within(0..start, width - start);
+        sums.copy_within(width + whole + lanes - rest..width + whole + lanes, width + whole);
+    }
+    width - start
+}
+
+/// How many columns lie before the first panel that does not straddle cache lines, less than a panel; 0 where there is none,
+/// or where the rows of a matrix do not lie alike in their lines.
+pub(super) fn until_aligned<W: Float>(weight: &Matrix<'_, W>) -> usize {
+    let size = size_of::<W>().max(1);
+    let panel = panel_width::<W::Acc>() * size;
+    let are_alike = weight.row_stride().wrapping_mul(size as isize) % panel as isize == 0;
+    let behind = weight.row(0).map_or(0, |row| row.as_ptr() as usize) % panel;
+    if are_alike { (panel - behind) % panel / size } else { 0 }
+}
+
+/// Adds the numbers `x` times the rows of `weight` to `sums`.
+#[inline(always)]
+fn add_one<S: Simd, W: Float>(simd: S, x: &[W::Acc], weight: &Matrix<'_, W>, first: usize, sums: &mut [W::Acc]) {
+    let lanes = Lanes::<S, W>::LEN;
+    let row = |index: usize| weight.row(first + index).unwrap_or(&[]).chunks_exact(lanes);
+    let load = |sums: &[W::Acc]| <W::Acc as Float>::load(simd, sums);
+    if let &[a, b, c, d] = x {
+        let factors = [a, b, c, d].map(|value| Lanes::<S, W>::splat(simd, value));
+        // Nothing but what is needed: the shorter the loop, the further ahead the CPU asks for what comes next.
+        for (sums, ((a, b), (c, d))) in zip(sums.chunks_exact_mut(lanes), zip(zip(row(0), row(1)), zip(row(2), row(3))))
+        {
+            let sum = factors[0].mul_add(W::load(simd, a), load(sums));
+            let sum = factors[1].mul_add(W::load(simd, b), sum);
+            let sum = factors[2].mul_add(W::load(simd, c), sum);
+            <W::Acc as Float>::store::<S>(factors[3].mul_add(W::load(simd, d), sum), sums);
+        }
+        return;
+    }
+    for (index, &value) in x.iter().enumerate() {
+        let factor = Lanes::<S, W>::splat(simd, value);
+        for (sums, row) in zip(sums.chunks_exact_mut(lanes), row(index)) {
+            <W::Acc as Float>::store::<S>(factor.mul_add(W::load(simd, row), load(sums)), sums);
+        }
+    }
+}
+
+/// The same for two rows of x at once.
+#[inline(always)]
+fn add_two<S: Simd, W: Float>(
+    simd: S,
+    x: [&[W::Acc]; 2],
+    weight: &Matrix<'_, W>,
+    first: usize,
+    one: &mut [W::Acc],
+    other: &mut [W::Acc],
+) {
+    let lanes = Lanes::<S, W>::LEN;
+    let row = |index: usize| weight.row(first + index).unwrap_or(&[]).chunks_exact(lanes);
+    let load = |sums: &[W::Acc]| <W::Acc as Float>::load(simd, sums);
+    let (&[a, b, c, d], &[e, f, g, h]) = (x[0], x[1]) else {
+        add_one(simd, x[0], weight, first, one);
+        return add_one(simd, x[1], weight, first, other);
+    };
+    let splat = |value| Lanes::<S, W>::splat(simd, value);
+    let (first, second) = ([splat(a), splat(b), splat(c), splat(d)], [splat(e), splat(f), splat(g), splat(h)]);
+    let sums = zip(one.chunks_exact_mut(lanes), other.chunks_exact_mut(lanes));
+    for ((one, other), ((a, b), (c, d))) in zip(sums, zip(zip(row(0), row(1)), zip(row(2), row(3)))) {
+        let columns = [W::load(simd, a), W::load(simd, b), W::load(simd, c), W::load(simd, d)];
+        let (mut sum, mut other_sum) = (load(one), load(other));
+        for step in 0..TOGETHER {
+            sum = first[step].mul_add(columns[step], sum);
+            other_sum = second[step].mul_add(columns[step], other_sum);
+        }
+        <W::Acc as Float>::store::<S>(sum, one);
+        <W::Acc as Float>::store::<S>(other_sum, other);
     }
 }

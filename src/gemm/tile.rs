@@ -87,11 +87,15 @@ impl TiledRows {
     /// How many panels the next tiles take where so many are left. Packed panels are streams of their own, which a cache
     /// has few places for where they are a power of two apart: so at most [`MOST_STREAMS`] of them.
     pub(crate) fn panels(&self, left: usize, packed: bool) -> usize {
+        let wide = wide(self.each, self.vectors);
+        // Better one more than one that is left over.
+        let is_better =
+            left.checked_sub(wide + 1).is_some_and(|rest| rest == 0 || rest.is_power_of_two() && rest < wide);
+        if !packed && is_better && fits(self.each, wide + 1, self.vectors) {
+            return wide + 1;
+        }
         let most = if packed { left.min(MOST_STREAMS) } else { left };
-        (1..=wide(self.each, self.vectors).min(most))
-            .rev()
-            .find(|&panels| fits(self.each, panels, self.vectors))
-            .unwrap_or(1)
+        (1..=wide.min(most)).rev().find(|&panels| fits(self.each, panels, self.vectors)).unwrap_or(1)
     }
 }
 
@@ -171,7 +175,7 @@ fn choose<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
         };
     }
     among!(
-        1: 1 2 3 4 6 8 16, 2: 1 2 3 4 8 12, 3: 1 2 8, 4: 1 2 6, 5: 1 2 4, 6: 1 2 4, 7: 1 2 3, 8: 1 2 3, 9: 1 2, 10: 1 2, 11: 1 2,
+        1: 1 2 3 4 6 8 16 17, 2: 1 2 3 4 8 12 13, 3: 1 2 8 9, 4: 1 2 6, 5: 1 2 4, 6: 1 2 4, 7: 1 2 3, 8: 1 2 3, 9: 1 2, 10: 1 2, 11: 1 2,
         12: 1 2,
     );
 }
@@ -181,12 +185,15 @@ const fn is_wide<C, W>() -> bool {
     size_of::<C>() == size_of::<W>()
 }
 
-/// Whether a tile is one of those that a level with `vectors` vectors a panel uses: the widest, and some for what is
-/// left of columns, more of them where rows are too few to hide how long a multiplication takes.
+/// Whether a tile is one of those that a level with `vectors` vectors a panel uses: the widest, one that is a little wider,
+/// and some for what is left of columns, more of them where rows are too few to hide how long a multiplication takes.
 const fn fits(rows: usize, panels: usize, vectors: usize) -> bool {
     let wide = wide(rows, vectors);
     let is_rest = panels.is_power_of_two() && panels < wide && (panels <= 2 || rows <= 2);
-    rows <= max_rows(vectors) && (panels == wide || is_rest)
+    // One panel more than the columns have begins or ends among them, see `Operands::before`; on its own it would be read
+    // line by line.
+    let is_one_more = panels == wide + 1 && rows <= 3 && vectors == 1;
+    rows <= max_rows(vectors) && (panels == wide || is_rest || is_one_more)
 }
 
 /// The panels of the widest tile of so many rows: as many as there are accumulators for.

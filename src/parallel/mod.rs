@@ -82,24 +82,56 @@ pub(crate) fn for_each_elements<T: Float>(
         body(0..1, cols.clone(), unsafe { shared.block(0..1, cols) });
     });
 }
-/// Runs `body` on tiles of `out` of `size` (rows, columns), or less at the edges; it is told their rows and columns.
-/// `cost` is what one whole tile takes, in nanoseconds.
+/// Runs `body` on tiles of `out`, as `tiling` has them; it is told their rows and columns. `cost` is what one whole tile takes,
+/// in nanoseconds.
 pub(crate) fn for_each_tile<T: Float>(
     mut out: MatrixMut<'_, T>,
-    size: (usize, usize),
+    tiling: impl Into<Tiling>,
     cost: f32,
     body: impl Fn(Range<usize>, Range<usize>, MatrixMut<'_, T>) + Sync,
 ) {
-    let ((rows, cols), (tile_rows, tile_cols)) = (out.shape(), size);
-    let across = cols.div_ceil(tile_cols.max(1)).max(1);
-    let down = rows.div_ceil(tile_rows.max(1)) * usize::from(cols > 0);
+    let (shape, tiling) = (out.shape(), tiling.into());
     let shared = out.share();
-    for_each_block(down * across, 1, cost, |tiles| {
+    for_each_block(tiling.count(shape), 1, cost, |tiles| {
         for tile in tiles {
-            let (row, col) = (tile / across * tile_rows, tile % across * tile_cols);
-            let (rows, cols) = (row..(row + tile_rows).min(rows), col..(col + tile_cols).min(cols));
+            let (rows, cols) = tiling.tile(shape, tile);
             // SAFETY: different tiles do not overlap, and each is in one range of one `for_each_block`.
             body(rows.clone(), cols.clone(), unsafe { shared.block(rows, cols) });
         }
     });
+}
+
+/// How a matrix is cut into tiles.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tiling {
+    /// The rows and columns of a tile, or less at the edges.
+    pub(crate) size: (usize, usize),
+    /// So many columns less has the first tile of a row of tiles, and the last so many more.
+    pub(crate) shift: usize,
+}
+
+impl From<(usize, usize)> for Tiling {
+    fn from(size: (usize, usize)) -> Self {
+        Self { size, shift: 0 }
+    }
+}
+
+impl Tiling {
+    fn across(&self, cols: usize) -> usize {
+        cols.div_ceil(self.size.1.max(1)).max(1)
+    }
+
+    /// How many tiles a matrix of (rows, columns) has.
+    pub(crate) fn count(&self, (rows, cols): (usize, usize)) -> usize {
+        rows.div_ceil(self.size.0.max(1)) * self.across(cols) * usize::from(cols > 0)
+    }
+
+    /// The rows and the columns of one of them.
+    pub(crate) fn tile(&self, (rows, cols): (usize, usize), index: usize) -> (Range<usize>, Range<usize>) {
+        let across = self.across(cols);
+        let (row, col) = (index / across * self.size.0, index % across);
+        let start = (col * self.size.1).saturating_sub(self.shift);
+        let end = if col + 1 == across { cols } else { (col + 1) * self.size.1 - self.shift.min(self.size.1) };
+        (row..(row + self.size.0).min(rows), start..end)
+    }
 }
