@@ -80,10 +80,10 @@ const BLOCK_WORK: usize = 1 << 20;
 /// Work with so many multiply-adds and results at most is not worth a look at how to cut it.
 const SMALL: usize = 1 << 16;
 const SMALL_SUMS: usize = 1 << 12;
-/// Into about so many blocks work is cut that is large enough.
-const USUAL_BLOCKS: usize = 8;
+/// Into about so many blocks for each thread work is cut that is large enough. What they are changes no bit of a result.
+const BLOCKS_EACH: usize = 2;
 /// The most rows of a block, which bounds its scratch memory.
-const MOST_ROWS: usize = 512;
+const MOST_ROWS: usize = 1024;
 /// The fewest rows that work is cut into where there are more.
 const FEWEST_ROWS: usize = 160;
 /// The columns of a block in panels: what is packed of them for one block of k stays in the cache's second level.
@@ -113,31 +113,39 @@ pub(super) fn reading(bytes: usize) -> f32 {
     bytes as f32 / 25.0
 }
 
-/// How many rows and how many panels each block has.
-fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool) -> (usize, usize) {
+/// How many rows and how many panels each block has, where there are so many threads.
+fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> (usize, usize) {
     let panels = cols.div_ceil(panel_width::<C>());
     let work = rows.saturating_mul(k.max(1)).saturating_mul(cols);
     if few {
         // A power of two: three blocks would keep two threads as long as four. And no more: long rows are read faster
         // than short ones.
-        let blocks = match panels / FEW_ROWS_PANELS {
-            4.. => 4,
-            2.. => 2,
-            _ => 1,
-        };
+        let most = BLOCKS_EACH * threads;
+        let blocks = (panels / FEW_ROWS_PANELS).clamp(1, most.max(1)).next_power_of_two();
+        let blocks = if blocks * FEW_ROWS_PANELS > panels { (blocks / 2).max(1) } else { blocks };
         return (rows, panels.div_ceil(blocks));
     }
-    let wanted = (work / BLOCK_WORK).clamp(1, USUAL_BLOCKS).next_power_of_two();
+    let wanted = (work / BLOCK_WORK).clamp(1, BLOCKS_EACH * threads).next_power_of_two();
     let across = panels.div_ceil(MOST_PANELS).max(wanted.min(panels / FEWEST_PANELS));
     let across = if rows > 2 * FEWEST_ROWS { panels.div_ceil(MOST_PANELS) } else { across }.max(1);
-    let block_panels = panels.div_ceil(across).next_multiple_of(FEWEST_PANELS).min(panels);
+    let most_panels = panels.div_ceil(across).next_multiple_of(FEWEST_PANELS).min(panels);
+    // The busiest thread, where blocks of so many panels are handed out, does so many.
+    let busiest = |each: usize| {
+        let (whole, rest) = (panels / each, panels % each);
+        whole.div_ceil(threads) * each + if whole.is_multiple_of(threads) { rest } else { 0 }
+    };
+    let fewer = (most_panels / 2..most_panels).rev().filter(|each| each % FEWEST_PANELS == 0 && *each > 0);
+    let is_whole = rows.div_ceil(wanted.div_ceil(across)).max(FEWEST_ROWS) >= rows;
+    let block_panels =
+        fewer.fold(most_panels, |best, each| if is_whole && busiest(each) < busiest(best) { each } else { best });
     let across = panels.div_ceil(block_panels);
     // Rows that are short enough to need many of them for a block to be worth its while.
     let least = BLOCK_WORK / block_panels.saturating_mul(panel_width::<C>()).saturating_mul(k.max(1)).max(1);
     let most = rows.div_ceil(wanted.div_ceil(across)).clamp(FEWEST_ROWS, MOST_ROWS).max(least);
-    // An odd number of equal blocks would keep two threads as long as one more.
+    // The same for rows: blocks one more than threads would keep them all as long as twice as many.
     let down = rows.div_ceil(most);
-    let down = if down > 1 && !(down * across).is_multiple_of(2) { down + 1 } else { down };
+    let busiest = |down: usize| (down * across).div_ceil(threads) * rows.div_ceil(down);
+    let down = (down..=if down > 1 { 2 * down } else { 1 }).min_by_key(|&down| busiest(down)).unwrap_or(down);
     (rows.div_ceil(down), block_panels)
 }
 
@@ -192,7 +200,8 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
         return run_block(x, weight, finish, out);
     }
     let few = !cfg!(feature = "std") || rows <= FEW_ROWS;
-    let (block_rows, block_panels) = cut::<T::Acc>((rows, k, cols), few);
+    let many = if threads { parallel::num_threads().max(1) } else { 1 };
+    let (block_rows, block_panels) = cut::<T::Acc>((rows, k, cols), few, many);
     let width = panel_width::<T::Acc>();
     // So that no block but the first begins with columns that straddle cache lines.
     #[cfg(feature = "std")]

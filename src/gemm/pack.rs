@@ -34,7 +34,8 @@ mod blocks {
         if len > 2 * AHEAD {
             return AHEAD as isize;
         }
-        let rows = SHORT_ROWS_AHEAD / len.max(64);
+        // Not one of those that are read together.
+        let rows = (SHORT_ROWS_AHEAD / len.max(64)).max(ROWS_TOGETHER);
         matrix.row_stride().wrapping_mul((rows * size_of::<T>()) as isize)
     }
 
@@ -56,10 +57,14 @@ mod blocks {
                 let rows = step..(step + ROWS_TOGETHER).min(steps);
                 for (index, panel) in panels.chunks_exact_mut(panel_len).take(whole).enumerate() {
                     let Some(targets) = panel.get_mut(rows.start * width..rows.end * width) else { return };
+                    // Beyond the last panel may be another thread's memory.
+                    let next = if index + 1 < whole { panel_len } else { 0 };
                     for (target, row) in targets.chunks_exact_mut(width).zip(rows.clone()) {
                         let source = weight.row(row).and_then(|row| row.get(index * width..(index + 1) * width));
                         let Some(source) = source else { return };
                         simd::prefetch(source.as_ptr().wrapping_byte_offset(ahead));
+                        // A store waits for its line, and the next for it.
+                        simd::prefetch(target.as_ptr().wrapping_add(next));
                         for (target, source) in target.chunks_exact_mut(lanes).zip(source.chunks_exact(lanes)) {
                             <W::Acc as Float>::store::<S>(W::load(simd, source), target);
                         }

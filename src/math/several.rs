@@ -158,18 +158,16 @@ impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
     /// something else to do meanwhile.
     #[inline(always)]
     pub(super) fn polynomial(self, coefficients: &[C]) -> Self {
-        match coefficients.len() {
-            0..5 => self.horner(coefficients),
-            _ => {
-                let square = self * self;
-                let (first, pairs) = coefficients.split_at(2 - coefficients.len() % 2);
-                let mut sum = self.horner(first);
-                for pair in pairs.chunks_exact(2) {
-                    sum = sum.mul_add(square, self.horner(pair));
-                }
-                sum
-            }
+        if coefficients.len() < 5 {
+            return self.horner(coefficients);
         }
+        let square = self * self;
+        let (first, pairs) = coefficients.split_at(2 - coefficients.len() % 2);
+        let mut sum = self.horner(first);
+        for pair in pairs.chunks_exact(2) {
+            sum = sum.mul_add(square, self.horner(pair));
+        }
+        sum
     }
 
     /// The polynomial with these coefficients, the highest power first, by Horner's rule: the fewest steps.
