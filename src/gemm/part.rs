@@ -26,9 +26,6 @@ const MOST_BYTES_NEAR: usize = 16 << 20;
 /// The most rows for which it is not packed: to pack it would cost more than it gains.
 const MOST_ROWS_IN_PLACE: usize = 200;
 
-/// The most rows for which one that spans more is not packed.
-const MOST_ROWS_STREAMED: usize = 12;
-
 /// The most rows whose tiles read a weight so fast that it matters how its rows lie in their cache lines.
 const MOST_ROWS_ALIGNED: usize = MOST_ROWS_INSET;
 
@@ -150,6 +147,13 @@ impl<T: Float, W: Float<Acc = T::Acc>> Sides<'_, T, W> {
     }
 }
 
+/// Whether tile after tile of so many rows would read one cache line of each row of a weight, which all fall into few sets of
+/// the cache.
+fn is_read_again<C: Compute>(level: simd::Level, rows: usize) -> bool {
+    let most = max_tile_rows::<C>(level);
+    rows > most && widest::<C>(level, most) == 1
+}
+
 /// How much memory the elements of a weight lie spread over, in bytes.
 fn span<W: Float>(weight: &Matrix<'_, W>) -> usize {
     weight.row_stride().unsigned_abs().saturating_mul(weight.rows() * size_of::<W>())
@@ -202,14 +206,11 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         match self.weight {
             Weight::Packed { shape: (_, cols), .. } => cols.div_ceil(width),
             Weight::Matrix(weight) => {
-                // One cache line of each row, read by tile after tile, would fall into few sets of the cache.
-                let is_read_again = rows > max_tile_rows::<T::Acc>(level)
-                    && widest::<T::Acc>(level, max_tile_rows::<T::Acc>(level)) == 1;
                 let most = match span(&weight) {
-                    _ if is_read_again => 0,
+                    span if span > MOST_BYTES_NEAR => stream::MOST_ROWS,
+                    _ if is_read_again::<T::Acc>(level, rows) => stream::MOST_ROWS,
                     span if span <= MOST_BYTES_CLOSE => usize::MAX,
-                    span if span <= MOST_BYTES_NEAR => MOST_ROWS_IN_PLACE,
-                    _ => MOST_ROWS_STREAMED,
+                    _ => MOST_ROWS_IN_PLACE,
                 };
                 if rows <= most && weight.has_contiguous_rows() { weight.cols() / width } else { 0 }
             }
@@ -230,7 +231,7 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         let far = span(&weight) > MOST_BYTES_NEAR;
         match self.x.rows() {
             1 => far || is_long && by_short_pieces,
-            2..=stream::MOST_ROWS => far,
+            rows @ 2..=stream::MOST_ROWS => far || is_read_again::<T::Acc>(level, rows),
             _ => false,
         }
     }

@@ -12,7 +12,7 @@ use crate::simd::{self, dispatch};
 use crate::view::Matrix;
 
 /// The most rows of x.
-pub(super) const MOST_ROWS: usize = 12;
+pub(super) const MOST_ROWS: usize = 16;
 
 /// The rows of a weight that are read together: so many streams a CPU foresees, and each sum is fetched once for all of
 /// them.
@@ -69,25 +69,21 @@ fn multiply_here<S: Simd, W: Float>(
     ];
     for (col, len, to) in parts {
         let weight = weight.block(0..steps, col..col + len);
-        if len == 0 {
-            continue;
-        }
-        if x.rows() == 1 {
-            let (x, sums) = (x.row(0).unwrap_or(&[]), sums.get_mut(to..to + len).unwrap_or(&mut []));
-            for (group, x) in x.chunks(TOGETHER).enumerate() {
-                add_one(simd, x, &weight, group * TOGETHER, sums);
-            }
-            continue;
-        }
-        for first in (0..steps).step_by(TOGETHER) {
+        for first in (0..if len > 0 { steps } else { 0 }).step_by(TOGETHER) {
             let depth = first..(first + TOGETHER).min(steps);
-            for (pair, sums) in sums.chunks_mut(2 * stride).enumerate() {
-                let x = |index: usize| x.row(2 * pair + index).and_then(|row| row.get(depth.clone())).unwrap_or(&[]);
-                let (one, other) = sums.split_at_mut(stride.min(sums.len()));
-                let Some(one) = one.get_mut(to..to + len) else { return 0 };
-                match other.get_mut(to..to + len) {
-                    Some(other) => add_two(simd, [x(0), x(1)], &weight, first, one, other),
-                    None => add_one(simd, x(0), &weight, first, one),
+            let values = |row: usize| x.row(row).and_then(|row| row.get(depth.clone())).unwrap_or(&[]);
+            let mut row = 0;
+            while row < x.rows() {
+                let Some(sums) = sums.get_mut(row * stride + to..) else { return 0 };
+                if row + 1 < x.rows() && depth.len() == TOGETHER {
+                    let Some((one, other)) = sums.split_at_mut_checked(stride) else { return 0 };
+                    let (Some(one), Some(other)) = (one.get_mut(..len), other.get_mut(..len)) else { return 0 };
+                    add_two(simd, [values(row), values(row + 1)], &weight, first, one, other);
+                    row += 2;
+                } else {
+                    let Some(sums) = sums.get_mut(..len) else { return 0 };
+                    add_one(simd, values(row), &weight, first, sums);
+                    row += 1;
                 }
             }
         }
@@ -136,7 +132,7 @@ fn add_one<S: Simd, W: Float>(simd: S, x: &[W::Acc], weight: &Matrix<'_, W>, fir
     }
 }
 
-/// The same for two rows of x at once.
+/// The same for two rows of x at once, of [`TOGETHER`] numbers.
 #[inline(always)]
 fn add_two<S: Simd, W: Float>(
     simd: S,
@@ -149,10 +145,7 @@ fn add_two<S: Simd, W: Float>(
     let lanes = Lanes::<S, W>::LEN;
     let row = |index: usize| weight.row(first + index).unwrap_or(&[]).chunks_exact(lanes);
     let load = |sums: &[W::Acc]| <W::Acc as Float>::load(simd, sums);
-    let (&[a, b, c, d], &[e, f, g, h]) = (x[0], x[1]) else {
-        add_one(simd, x[0], weight, first, one);
-        return add_one(simd, x[1], weight, first, other);
-    };
+    let (&[a, b, c, d], &[e, f, g, h]) = (x[0], x[1]) else { return };
     let splat = |value| Lanes::<S, W>::splat(simd, value);
     let (first, second) = ([splat(a), splat(b), splat(c), splat(d)], [splat(e), splat(f), splat(g), splat(h)]);
     let sums = zip(one.chunks_exact_mut(lanes), other.chunks_exact_mut(lanes));
