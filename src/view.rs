@@ -1497,6 +1497,45 @@ unsafe fn pad<S: Simd, T: Float>(simd: S, source: *const T, count: usize) -> Lan
     T::load(simd, &values[..Lanes::<S, T>::LEN])
 }
 
+/// As many elements of each of as many rows of a matrix.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Square<'a, T> {
+    start: *const T,
+    stride: isize,
+    side: usize,
+    lifetime: PhantomData<&'a T>,
+}
+
+#[cfg(feature = "std")]
+impl<'a, T: Copy> Matrix<'a, T> {
+    /// The square that begins at a row and a column. `None` where it is not all in the matrix, or where the elements of a row
+    /// do not lie side by side.
+    #[inline(always)]
+    pub(crate) fn square(&self, row: usize, col: usize, side: usize) -> Option<Square<'a, T>> {
+        let fits = row.checked_add(side)? <= self.rows && col.checked_add(side)? <= self.cols;
+        (fits && self.has_contiguous_rows()).then(|| Square {
+            start: self.offset(row, col),
+            stride: self.row_stride,
+            side,
+            lifetime: PhantomData,
+        })
+    }
+}
+
+#[cfg(feature = "std")]
+impl<'a, T> Square<'a, T> {
+    /// One row. `side` must be the square's: it is passed again because here it is a constant.
+    #[inline(always)]
+    pub(crate) fn line(&self, index: usize, side: usize) -> &'a [T] {
+        if index >= side || side != self.side {
+            return &[];
+        }
+        // SAFETY: `square` saw that so many elements of so many rows are in the matrix, side by side.
+        unsafe { slice::from_raw_parts(self.start.offset(index as isize * self.stride), side) }
+    }
+}
+
 /// The most rows of a tile that may read panels whose first or last is not in its place: see [`Strip::of_rows`].
 #[cfg(feature = "std")]
 pub(crate) const MOST_ROWS_INSET: usize = 4;

@@ -154,6 +154,7 @@ for_each_type! {
     packed => packed_layers_give_the_same_bits,
     large_weights => large_weights_give_the_same_bits,
     places => any_place_in_memory_gives_the_same_bits,
+    turned => transposed_operands_give_the_same_bits,
     special_values => keeps_special_values_apart,
     residuals => adds_residuals,
     wide => narrow_types_are_computed_in_their_compute_type,
@@ -351,6 +352,30 @@ fn any_place_in_memory_gives_the_same_bits<T: Storage>() {
                 }
             });
         }
+    }
+}
+
+/// One row times a weight whose columns lie side by side, and many rows times one column, which is the same from the other side: to
+/// the same bits as a layer that was packed before.
+fn transposed_operands_give_the_same_bits<T: Storage>() {
+    for (k, n) in [(1, 16), (3, 17), (7, 31), (16, 32), (33, 33), (513, 40), (1030, 130)] {
+        let operands = Operands::<T>::new((1, k, n));
+        let mut turned = vec![T::ZERO; k * n];
+        for (index, value) in turned.iter_mut().enumerate() {
+            *value = operands.weight[index % k * n + index / k];
+        }
+        let turned = Matrix::new(&turned, n, k).expect("shape").transpose();
+        for_each_level(|level| {
+            let mut panels = Vec::new();
+            let layer = layer(&mut panels, operands.weight(), None, Activation::None);
+            let mut expected = vec![T::ZERO; n];
+            layer.forward(operands.x(), Residual::None, &mut expected[..]).expect("shapes fit");
+            let what = format!("{level:?} {k}x{n}");
+            same(&Operands::<T>::run(operands.x(), turned, Epilogue::new()), &expected, &what);
+            // The weight's columns as rows of x, and x as a weight of one column.
+            let column = Matrix::new(&operands.x, k, 1).expect("shape");
+            same(&Operands::<T>::run(turned.transpose(), column, Epilogue::new()), &expected, &what);
+        });
     }
 }
 

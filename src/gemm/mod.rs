@@ -27,6 +27,8 @@ pub(crate) mod scratch;
 mod stream;
 #[cfg(feature = "std")]
 pub(crate) mod tile;
+#[cfg(feature = "std")]
+mod turned;
 
 /// The most steps of a block of k: so many that little time goes into adding blocks up, few enough for the panels of a
 /// tile to stay in the cache's first level, or pass through it from the second in time, while rows pass. Part of what a

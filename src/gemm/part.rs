@@ -8,7 +8,7 @@ use fearless_simd::Simd;
 
 use super::driver::{self, Finish, Residual, Weight};
 use super::tile::{MAX_WIDENING_ROWS, Run, max_tile_rows, run_tiles, widest};
-use super::{pack, panel_width, scratch, stream};
+use super::{pack, panel_width, scratch, stream, turned};
 use crate::error::Shape;
 use crate::float::{Compute, Float};
 use crate::ops::activation::Activation;
@@ -160,6 +160,17 @@ fn span<W: Float>(weight: &Matrix<'_, W>) -> usize {
 }
 
 impl<X: Float, W: Float<Acc = X::Acc>> Sides<'_, X, W> {
+    /// Whether one row reads the weight as it lies, its columns side by side.
+    fn is_turned(&self, rows: usize) -> bool {
+        match self.weight {
+            Weight::Matrix(weight) => {
+                let is_wide = weight.cols() >= const { panel_width::<W::Acc>() };
+                rows == 1 && is_wide && !weight.has_contiguous_rows() && weight.transpose().has_contiguous_rows()
+            }
+            Weight::Packed { .. } => false,
+        }
+    }
+
     /// How many columns of a panel that does not straddle cache lines lie before the first column, where rows are so few
     /// that it matters.
     pub(super) fn straddling(&self) -> usize {
@@ -212,7 +223,13 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
                     span if span <= MOST_BYTES_CLOSE => usize::MAX,
                     _ => MOST_ROWS_IN_PLACE,
                 };
-                if rows <= most && weight.has_contiguous_rows() { weight.cols() / width } else { 0 }
+                if self.is_turned(rows) {
+                    weight.cols().div_ceil(width)
+                } else if rows <= most && weight.has_contiguous_rows() {
+                    weight.cols() / width
+                } else {
+                    0
+                }
             }
         }
     }
@@ -229,6 +246,9 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         let is_long = weight.cols() > LONG_PIECE / size_of::<T::Acc>();
         let by_short_pieces = widest::<T::Acc>(level, 1) * 64 < LONG_PIECE;
         let far = span(&weight) > MOST_BYTES_NEAR;
+        if self.is_turned(self.x.rows()) {
+            return true;
+        }
         match self.x.rows() {
             1 => far || is_long && by_short_pieces,
             rows @ 2..=stream::MOST_ROWS => far || is_read_again::<T::Acc>(level, rows),
@@ -239,6 +259,10 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
     fn stream(&self, level: simd::Level, depth: Range<usize>, x: Matrix<'_, T::Acc>, sums: &mut [T::Acc]) -> usize {
         let Weight::Matrix(weight) = self.weight else { return 0 };
         let width = const { panel_width::<T::Acc>() };
+        if self.is_turned(x.rows()) {
+            turned::multiply(level, x.row(0).unwrap_or(&[]), weight.block(depth, 0..weight.cols()).transpose(), sums);
+            return 0;
+        }
         stream::multiply(level, x, weight.block(depth, 0..weight.cols() / width * width), sums)
     }
 

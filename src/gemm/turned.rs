@@ -1,0 +1,123 @@
+//! One row times a weight whose columns lie side by side, as in a layer of PyTorch's, or where the weight is many rows that
+//! meet one column: squares of it are transposed in registers and used at once. In the order in which all products are
+//! summed.
+
+use fearless_simd::{Simd, SimdBase, SimdFloat};
+
+use crate::float::{Compute, Float, Lanes, MAX_LANES};
+use crate::simd::{self, dispatch};
+use crate::view::{Matrix, inlined};
+
+/// How far ahead columns are asked for, in bytes.
+const AHEAD: usize = 512;
+
+/// Writes `x` times the transpose of `columns` to `sums`. The elements of each row of `columns` lie side by side, and there are
+/// at least as many rows as a vector has lanes.
+pub(super) fn multiply<W: Float>(level: simd::Level, x: &[W::Acc], columns: Matrix<'_, W>, sums: &mut [W::Acc]) {
+    #[inline(never)]
+    fn add<S: Simd, W: Float>(simd: S, x: &[W::Acc], columns: Matrix<'_, W>, sums: &mut [W::Acc]) {
+        simd.vectorize(
+            #[inline(always)]
+            || multiply_here(simd, x, columns, sums),
+        );
+    }
+    dispatch!(level, simd => add(simd, x, columns, sums));
+}
+
+/// Calls `$body` for each lane. Not a loop: LLVM would keep in memory what it changes.
+macro_rules! each_lane {
+    ($lanes:expr, $body:ident) => {
+        each_lane!($lanes, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($lanes:expr, $body:ident, $($index:literal)*) => {$(
+        if $index < $lanes {
+            $body($index);
+        }
+    )*};
+}
+
+#[inline(always)]
+fn multiply_here<S: Simd, W: Float>(simd: S, x: &[W::Acc], columns: Matrix<'_, W>, sums: &mut [W::Acc]) {
+    let lanes = Lanes::<S, W>::LEN;
+    let (cols, steps) = columns.shape();
+    let whole = steps / lanes * lanes;
+    let zero = Lanes::<S, W>::splat(simd, W::Acc::ZERO);
+    // The last columns are those before them once more, where there are not enough for a square.
+    let Some(last) = cols.checked_sub(lanes) else { return };
+    // One square after another: two side by side would hide how long sums wait for one another, but read from more places than
+    // a cache foresees.
+    for col in (0..cols).step_by(lanes) {
+        let col = col.min(last);
+        let mut sum = zero;
+        for start in (0..whole).step_by(lanes) {
+            let Some(values) = x.get(start..start + lanes) else { return };
+            let Some(square) = square::<S, W>(simd, columns, col, start) else { return };
+            let mut add = inlined(
+                #[inline(always)]
+                |index: usize| sum = Lanes::<S, W>::splat(simd, values[index]).mul_add(square[index], sum),
+            );
+            each_lane!(lanes, add);
+        }
+        // What is left of the steps.
+        for step in whole..steps {
+            let mut values = [W::ZERO; MAX_LANES];
+            for (index, value) in values.iter_mut().enumerate().take(lanes) {
+                *value = columns.get(col + index, step).unwrap_or(W::ZERO);
+            }
+            let Some(&value) = x.get(step) else { return };
+            sum = Lanes::<S, W>::splat(simd, value).mul_add(W::load(simd, &values[..lanes]), sum);
+        }
+        if let Some(target) = sums.get_mut(col..col + lanes) {
+            <W::Acc as Float>::store::<S>(sum, target);
+        }
+    }
+}
+
+/// As many steps of as many columns as a vector has lanes: a vector each step.
+#[inline(always)]
+fn square<S: Simd, W: Float>(
+    simd: S,
+    columns: Matrix<'_, W>,
+    col: usize,
+    start: usize,
+) -> Option<[Lanes<S, W>; MAX_LANES]> {
+    let lanes = Lanes::<S, W>::LEN;
+    let lines = columns.square(col, start, lanes)?;
+    let mut square = [Lanes::<S, W>::splat(simd, W::Acc::ZERO); MAX_LANES];
+    let mut load = inlined(
+        #[inline(always)]
+        |index: usize| {
+            let line = lines.line(index, lanes);
+            simd::prefetch_far(line.as_ptr().wrapping_byte_add(AHEAD));
+            square[index] = W::load(simd, line);
+        },
+    );
+    each_lane!(lanes, load);
+    Some(transposed::<S, W::Acc>(square))
+}
+
+/// As many vectors as each has lanes, rows and columns exchanged: each vector is interleaved with the one half the square on, as
+/// often as it takes to move each number to its place (Stone, Parallel Processing with the Perfect Shuffle, 1971).
+#[inline(always)]
+fn transposed<S: Simd, C: Compute>(square: [C::Lanes<S>; MAX_LANES]) -> [C::Lanes<S>; MAX_LANES] {
+    let lanes = C::Lanes::<S>::LEN;
+    let mut square = square;
+    let mut interleave = inlined(
+        #[inline(always)]
+        |power: usize| {
+            if 1 << (power + 1) <= lanes {
+                let former = square;
+                let mut pair = inlined(
+                    #[inline(always)]
+                    |index: usize| {
+                        (square[2 * index], square[2 * index + 1]) =
+                            former[index].interleave(former[index + lanes / 2]);
+                    },
+                );
+                each_lane!(lanes / 2, pair, 0 1 2 3 4 5 6 7);
+            }
+        },
+    );
+    each_lane!(4, interleave, 0 1 2 3);
+    square
+}
