@@ -168,7 +168,7 @@ test-asan:              ## Rust tests under AddressSanitizer; needs rustup's nig
 test-valgrind:          ## Rust tests under valgrind, which shows the CPU without AVX-512; many minutes
 	$(call need,valgrind,apt-get install valgrind)
 	POLYGLOT_TEST_LEVEL=Avx2 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --quiet --error-exitcode=9" \
-		cargo test --quiet --no-default-features --features std,f16,parallel $(TESTS:%=--test=%) -- --test-threads=1
+		cargo test --quiet --no-default-features --features std,f16,parallel $(TESTS:%=--test=%) -- --test-threads=1 --skip any_number_of_threads
 
 test-tsan:              ## tests of threads under ThreadSanitizer; needs Debian's rustc-web, cargo-web and rust-web-src
 	tools/test_tsan.sh
