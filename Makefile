@@ -165,6 +165,7 @@ test-asan:              ## Rust tests under AddressSanitizer; needs rustup's nig
 		cargo +nightly test --quiet --target x86_64-unknown-linux-gnu --target-dir target/asan \
 		--no-default-features --features std,f16,parallel --lib $(TESTS:%=--test=%) --test=threads
 
+# One test is left out: threads, which valgrind runs in turn, take it ten minutes and ThreadSanitizer less.
 test-valgrind:          ## Rust tests under valgrind, which shows the CPU without AVX-512; many minutes
 	$(call need,valgrind,apt-get install valgrind)
 	POLYGLOT_TEST_LEVEL=Avx2 CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="valgrind --quiet --error-exitcode=9" \
