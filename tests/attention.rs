@@ -14,6 +14,7 @@ for_each_type! {
     attention_is_right_for_long_rows => attention_is_right_for_long_rows_for,
     a_query_that_sees_nothing_becomes_zeros => a_query_that_sees_nothing_becomes_zeros_for,
     what_is_hidden_does_not_matter => what_is_hidden_does_not_matter_for,
+    what_is_hidden_among_many_keys_does_not_matter => what_is_hidden_among_many_keys_does_not_matter_for,
     a_nan_reaches_its_rows => a_nan_reaches_its_rows_for,
     bits_do_not_depend_on_company => bits_do_not_depend_on_company_for,
     empty_operands_are_legal => empty_operands_are_legal_for,
@@ -247,6 +248,24 @@ fn what_is_hidden_does_not_matter_for<T: Storage>() {
                 operands.v[11 * 33..12 * 33].fill(from_f64(poison));
                 let rows = if hiding == Hiding::Causal { 11 } else { 19 };
                 assert_eq!(operands.found(hiding)[..rows * 33], before[..rows * 33], "{hiding:?} {poison}");
+            }
+        }
+    });
+}
+
+/// More keys than are gone over at a time, so that what the first ones added up to is there when the poison comes.
+fn what_is_hidden_among_many_keys_does_not_matter_for<T: Storage>() {
+    const KEYS: usize = 530;
+    for_each_level(|level| {
+        for (hiding, queries) in [(Hiding::Causal, KEYS), (Hiding::Each, 5)] {
+            let mut operands = Operands::<T>::new((queries, KEYS, 3, 17), &mut Random::new(14));
+            (0..queries).for_each(|query| operands.each[query * KEYS + 525] = false);
+            let rows = if hiding == Hiding::Causal { 525 } else { queries };
+            let before = operands.found(hiding);
+            check(&before, &operands.expected(hiding), &format!("{level:?} {hiding:?}"));
+            for poison in [f64::NAN, f64::INFINITY] {
+                operands.v[525 * 17..526 * 17].fill(from_f64(poison));
+                assert_eq!(operands.found(hiding)[..rows * 17], before[..rows * 17], "{level:?} {hiding:?} {poison}");
             }
         }
     });

@@ -638,4 +638,32 @@ mod stacks {
         assert!(result.is_err());
         assert_eq!(out, [7.0; 6]);
     }
+
+    /// Takes any number of columns, as far as it tells.
+    struct Picky;
+
+    impl Layer<f32> for Picky {
+        fn in_features(&self) -> Option<usize> {
+            None
+        }
+
+        fn out_features(&self, in_features: usize) -> usize {
+            in_features
+        }
+
+        fn run(&self, _: Matrix<'_, f32>, _: MatrixMut<'_, f32>) -> Result<(), ShapeError> {
+            Matrix::new(&[0.0_f32; 3], 2, 2).map(drop)
+        }
+    }
+
+    #[test]
+    fn the_error_of_a_layer_is_that_of_the_stack() {
+        let x = [0.0_f32; 8];
+        for layers in [vec![Box::new(Picky) as Box<dyn Layer<f32>>], vec![Box::new(Picky), Box::new(Picky)]] {
+            let mut out = [0.0; 8];
+            let out = MatrixMut::new(&mut out, 2, 4).expect("shape");
+            let result = Sequential::new(layers).forward(Matrix::new(&x, 2, 4).expect("shape"), out);
+            assert_eq!(result, Matrix::new(&[0.0_f32; 3], 2, 2).map(drop));
+        }
+    }
 }

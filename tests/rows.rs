@@ -23,6 +23,7 @@ for_each_type! {
     nan_and_infinity_make_softmax_rows_nan => poisoned_softmax_rows,
     nan_and_infinity_make_norm_rows_nan => poisoned_norm_rows,
     equal_values_give_exactly_the_bias => equal_values_give_exactly_the_bias_for,
+    almost_equal_values_keep_their_spread => almost_equal_values_keep_their_spread_for,
     equal_scores_give_equal_shares => equal_scores_give_equal_shares_for,
     empty_matrices_are_legal => empty_matrices_are_legal_for,
     a_row_alone_gives_the_same_bits => a_row_alone_gives_the_same_bits_for,
@@ -319,6 +320,27 @@ fn equal_values_give_exactly_the_bias_for<T: Storage>() {
                     let mut row = vec![from_f64::<T>(value); cols];
                     layer_norm_in_place(&mut row[..], Some(&bias), Some(&bias), from_f64(eps)).unwrap();
                     assert!(row == bias, "{level:?} {cols} x {value}, eps {eps}");
+                }
+            }
+        }
+    });
+}
+
+/// The sum of a long row is off by several units of its mean, to either side, where the spread may be a fraction of one:
+/// the square of that error must not be what the variance is computed from.
+fn almost_equal_values_keep_their_spread_for<T: Storage>() {
+    for_each_level(|level| {
+        for cols in [4099, 60_000, 100_003] {
+            for value in [0.1, 0.7, 3.3, 1234.5] {
+                for value in [value, -value] {
+                    let most = to_f64(from_f64::<T>(value));
+                    let few = most * (1.0 + 2.0 * T::half_unit());
+                    let x: Vec<T> = (0..cols).map(|col| from_f64(if col % 997 == 5 { few } else { most })).collect();
+                    assert_ne!(x[5], x[0]);
+                    let mut out = vec![T::ZERO; cols];
+                    layer_norm(&x[..], None, None, from_f64(0.0), &mut out[..]).unwrap();
+                    let what = format!("{level:?} {cols} of about {value}");
+                    check_norm(&normalised(&all_to_f64(&x), 0.0), (None, None), &out, &what);
                 }
             }
         }
