@@ -1621,7 +1621,7 @@ impl<'a, W: Copy> Strip<'a, W> {
     /// step's elements of each of the first `G` panels, and `follow`, which goes on as their addresses do. False where it
     /// does not fit: too few rows or panels, another number of columns of `x` than there are steps, or rows whose elements
     /// do not lie side by side; for a strip some of whose panels are not in their places, too, unless these are all of its
-    /// panels and there are at most [`MOST_ROWS_INSET`] rows. `width` must be the width that the strip was made with: it
+    /// panels, there are at most [`MOST_ROWS_INSET`] rows and their elements are as large as those of `x`. `width` must be the width that the strip was made with: it
     /// is passed again because here it is a constant.
     #[inline(always)]
     pub(crate) fn for_each<'x, A: Copy, const R: usize, const G: usize>(
@@ -1632,11 +1632,13 @@ impl<'a, W: Copy> Strip<'a, W> {
         mut follow: *const W,
         mut body: impl FnMut([&'x A; R], [&'a [W]; G], *const W),
     ) -> bool {
+        // A program has less code without what 16-bit elements would gain by it.
+        let may_be_inset = R <= MOST_ROWS_INSET && size_of::<W>() == size_of::<A>();
         let is_inset = self.inset != (0, 0);
-        if R > MOST_ROWS_INSET && is_inset {
+        if is_inset && !may_be_inset {
             return false;
         }
-        let is_whole = R > MOST_ROWS_INSET || G == self.panels || !is_inset;
+        let is_whole = !may_be_inset || G == self.panels || !is_inset;
         let fits = G <= self.panels && is_whole && width == self.width && x.cols == self.steps && row + R <= x.rows;
         if !fits || !x.has_contiguous_rows() {
             return false;
@@ -1673,7 +1675,7 @@ impl<'a, W: Copy> Strip<'a, W> {
             };
         }
         // Many panels side by side: where each lies is then part of an instruction, and takes no register.
-        if R <= MOST_ROWS_INSET && self.panel_stride == width as isize {
+        if may_be_inset && self.panel_stride == width as isize {
             each_step!(start.wrapping_add(first), |index| {
                 start.wrapping_add(index * width).wrapping_sub(if index + 1 == G { last } else { 0 })
             });

@@ -122,7 +122,7 @@ fn by_tiles<C: Compute>(
                     } else {
                         0
                     };
-                    for (panel, count) in strips(tiled, chunk.clone(), is_packed || chunk.start >= in_place) {
+                    for (panel, count) in strips(tiled, chunk.clone(), is_packed || chunk.start >= in_place, overlap) {
                         let strip =
                             (panel * width).saturating_sub(before)..((panel + count) * width - before).min(cols);
                         let bias = bias.get(strip.start..).unwrap_or(&[]);
@@ -184,10 +184,10 @@ fn close_up<C: Copy>(sums: &mut [C], width: usize, first: usize, last: usize) {
 }
 
 /// The panels of a chunk strip by strip: (the first, how many).
-fn strips(tiled: TiledRows, chunk: Range<usize>, packed: bool) -> impl Iterator<Item = (usize, usize)> {
+fn strips(tiled: TiledRows, chunk: Range<usize>, packed: bool, overlap: bool) -> impl Iterator<Item = (usize, usize)> {
     let mut panel = chunk.start;
     from_fn(move || {
-        let count = if panel < chunk.end { tiled.panels(chunk.end - panel, packed) } else { return None };
+        let count = if panel < chunk.end { tiled.panels(chunk.end - panel, packed, overlap) } else { return None };
         panel += count;
         Some((panel - count, count))
     })

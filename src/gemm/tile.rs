@@ -85,13 +85,13 @@ impl TiledRows {
     }
 
     /// How many panels the next tiles take where so many are left. Packed panels are streams of their own, which a cache
-    /// has few places for where they are a power of two apart: so at most [`MOST_STREAMS`] of them.
-    pub(crate) fn panels(&self, left: usize, packed: bool) -> usize {
+    /// has few places for where they are a power of two apart: so at most [`MOST_STREAMS`] of them. Where the first and the
+    /// last lie over others there is one more than there would be, which is better not left over.
+    pub(crate) fn panels(&self, left: usize, packed: bool, overlap: bool) -> usize {
         let wide = wide(self.each, self.vectors);
-        // Better one more than one that is left over.
         let is_better =
             left.checked_sub(wide + 1).is_some_and(|rest| rest == 0 || rest.is_power_of_two() && rest < wide);
-        if !packed && is_better && fits(self.each, wide + 1, self.vectors) {
+        if overlap && is_better && fits(self.each, wide + 1, self.vectors) {
             return wide + 1;
         }
         let most = if packed { left.min(MOST_STREAMS) } else { left };
@@ -167,7 +167,7 @@ fn choose<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
     macro_rules! among {
         ($($r:literal: $($g:literal)*,)*) => {
             match size {
-                $($(($r, $g) if const { fits($r, $g, V) && ($r <= MAX_WIDENING_ROWS || is_wide::<C, W>()) } => {
+                $($(($r, $g) if const { fits($r, $g, V) && (is_wide::<C, W>() || $r <= MAX_WIDENING_ROWS && $g <= wide($r, V)) } => {
                     tiles::<S, C, W, $r, $g, V>(simd, strip, run);
                 })*)*
                 _ => debug_assert!(false, "no tile of {size:?}"),
@@ -383,8 +383,10 @@ mod tests {
         for vectors in [1, 2, 4] {
             for each in 1..=max_rows(vectors) {
                 let rows = TiledRows { start: 0, tiles: 1, each, vectors };
-                for (left, packed) in (1..40).flat_map(|left| [(left, false), (left, true)]) {
-                    let panels = rows.panels(left, packed);
+                for (left, packed, overlap) in
+                    (1..40).flat_map(|left| [(left, false, false), (left, false, true), (left, true, false)])
+                {
+                    let panels = rows.panels(left, packed, overlap);
                     assert!((1..=left).contains(&panels) && fits(each, panels, vectors), "{rows:?} {left}");
                 }
             }

@@ -581,7 +581,7 @@ fn score<S: Simd, C: Compute>(
     for rows in tiled_rows::<C>(level, 0..rows) {
         let mut panel = 0;
         while panel < panels {
-            let count = rows.panels(panels - panel, true);
+            let count = rows.panels(panels - panel, true, false);
             let cols = panel * width..(panel + count) * width;
             let numbers = keys.numbers.get(panel * keys.len..).unwrap_or(&[]);
             let Some(strip) = Strip::packed(numbers, (count, keys.len), steps, width) else { return };
@@ -636,7 +636,7 @@ fn weigh_values<S: Simd, C: Compute>(
     for rows in tiled_rows::<C>(level, 0..rows) {
         let mut panel = 0;
         while panel < panels {
-            let count = rows.panels(panels - panel, true);
+            let count = rows.panels(panels - panel, true, false);
             let numbers = values.numbers.get(panel * values.len..).unwrap_or(&[]);
             let Some(strip) = Strip::packed(numbers, (count, values.len), steps, width) else { return };
             let Some(sums) = sums.get_mut(rows.range().start * stride + panel * width..) else { return };
