@@ -231,7 +231,8 @@ $(VENV)/.venv $(PEERS)/.venv: %/.venv:
 $(WHEEL): $(WHEEL_SOURCES) | $(VENV)/.venv
 	@command -v cargo >/dev/null || { echo "no 'cargo' found: install Rust, see rustup.rs"; exit 1; }
 	@rm -rf $(@D)
-	$(VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(@D) ./bindings/python
+	$(VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(@D) \
+		--config-settings=build-args=--compression-level=9 ./bindings/python
 	@touch $@
 
 $(VENV)/.wheel $(PEERS)/.wheel: %/.wheel: %/.venv $(WHEEL)
