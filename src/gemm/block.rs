@@ -1,13 +1,12 @@
 //! Computes one block of a product on this thread: packs what needs it and goes over blocks of k, bands of rows and strips
 //! of panels. Compiled once for each compute type; storage types and CPU levels are behind what it calls.
 
-use core::iter::{from_fn, repeat_n};
-use core::ops::Range;
+use core::iter::repeat_n;
 
 use super::driver::runs;
 use super::part::{Operands, Region, Target};
 use super::scratch::{self, Scratch};
-use super::tile::{Former, MOST_VECTORS, Run, Store, TiledRows, max_tile_rows, run_tiles, tiled_rows};
+use super::tile::{Former, Lie, MOST_VECTORS, Run, Store, max_tile_rows, run_tiles, tiled_rows};
 use super::{block_depth, dot, panel_width, stream};
 use crate::float::Compute;
 use crate::ops::activation::Activation;
@@ -65,7 +64,6 @@ fn by_tiles<C: Compute>(
     // Panels that one tile of rows uses are packed just before, others once for all rows.
     let together =
         if rows <= max_tile_rows::<C>(level) { PACKED_PANELS.min(panels - in_place) } else { panels - in_place };
-    let is_packed = operands.is_packed();
     let x_in_place = operands.x().is_some();
     // Few rows, then, and no tiles.
     let streams = in_place > 0 && operands.streams(level);
@@ -100,6 +98,11 @@ fn by_tiles<C: Compute>(
             if chunk.start >= in_place {
                 operands.pack_weight(level, depth.clone(), chunk.start * width..(chunk.end * width).min(cols), packed);
             }
+            let lie = match chunk.start < in_place && !operands.is_packed() {
+                false => Lie::Packed,
+                true if overlap => Lie::Overlapping,
+                true => Lie::SideBySide,
+            };
             let mut band = 0;
             for band_rows in runs(rows, BAND_ROWS).into_iter().flat_map(|(count, len)| repeat_n(len, count)) {
                 // One band is laid out once.
@@ -122,7 +125,7 @@ fn by_tiles<C: Compute>(
                     } else {
                         0
                     };
-                    for (panel, count) in strips(tiled, chunk.clone(), is_packed || chunk.start >= in_place, overlap) {
+                    for (panel, count) in tiled.strips(chunk.clone(), lie) {
                         let strip =
                             (panel * width).saturating_sub(before)..((panel + count) * width - before).min(cols);
                         let bias = bias.get(strip.start..).unwrap_or(&[]);
@@ -181,14 +184,4 @@ fn close_up<C: Copy>(sums: &mut [C], width: usize, first: usize, last: usize) {
     let len = sums.len();
     sums.copy_within(len - width + last.., len - width);
     sums.copy_within(width.., width - first);
-}
-
-/// The panels of a chunk strip by strip: (the first, how many).
-fn strips(tiled: TiledRows, chunk: Range<usize>, packed: bool, overlap: bool) -> impl Iterator<Item = (usize, usize)> {
-    let mut panel = chunk.start;
-    from_fn(move || {
-        let count = if panel < chunk.end { tiled.panels(chunk.end - panel, packed, overlap) } else { return None };
-        panel += count;
-        Some((panel - count, count))
-    })
 }

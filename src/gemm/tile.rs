@@ -3,6 +3,7 @@
 
 #![allow(unreachable_pub, reason = "named by hidden methods of the public trait `Float`")]
 
+use core::iter::from_fn;
 use core::ops::Range;
 
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat};
@@ -84,19 +85,41 @@ impl TiledRows {
         self.start..self.start + self.tiles * self.each
     }
 
-    /// How many panels the next tiles take where so many are left. Packed panels are streams of their own, which a cache
-    /// has few places for where they are a power of two apart: so at most [`MOST_STREAMS`] of them. Where the first and the
-    /// last lie over others there is one more than there would be, which is better not left over.
-    pub(crate) fn panels(&self, left: usize, packed: bool, overlap: bool) -> usize {
+    /// These panels strip by strip: (the first, how many).
+    pub(crate) fn strips(self, panels: Range<usize>, lie: Lie) -> impl Iterator<Item = (usize, usize)> {
+        let mut panel = panels.start;
+        from_fn(move || {
+            let left = panels.end.checked_sub(panel).filter(|&left| left > 0)?;
+            let count = self.panels(left, lie);
+            panel += count;
+            Some((panel - count, count))
+        })
+    }
+
+    /// How many panels the next tiles take where so many are left.
+    fn panels(&self, left: usize, lie: Lie) -> usize {
         let wide = wide(self.each, self.vectors);
-        let is_better =
+        let one_more_is_better =
             left.checked_sub(wide + 1).is_some_and(|rest| rest == 0 || rest.is_power_of_two() && rest < wide);
-        if overlap && is_better && fits(self.each, wide + 1, self.vectors) {
+        if lie == Lie::Overlapping && one_more_is_better && fits(self.each, wide + 1, self.vectors) {
             return wide + 1;
         }
-        let most = if packed { left.min(MOST_STREAMS) } else { left };
+        let most = if lie == Lie::Packed { left.min(MOST_STREAMS) } else { left };
         (1..=wide.min(most)).rev().find(|&panels| fits(self.each, panels, self.vectors)).unwrap_or(1)
     }
+}
+
+/// How the panels of a weight lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// Each on its own. They are streams that a cache has few places for where they are a power of two apart: so at most
+    /// [`MOST_STREAMS`] of them.
+    Packed,
+    /// Side by side in the rows of a matrix.
+    SideBySide,
+    /// Likewise, but for the first and the last, which lie over part of others: there is one more than there would be,
+    /// which is better not left over.
+    Overlapping,
 }
 
 /// Cuts rows into tiles of nearly the same size for products whose compute type is `C`: one run of them or two.
@@ -383,10 +406,9 @@ mod tests {
         for vectors in [1, 2, 4] {
             for each in 1..=max_rows(vectors) {
                 let rows = TiledRows { start: 0, tiles: 1, each, vectors };
-                for (left, packed, overlap) in
-                    (1..40).flat_map(|left| [(left, false, false), (left, false, true), (left, true, false)])
-                {
-                    let panels = rows.panels(left, packed, overlap);
+                let lies = [Lie::Packed, Lie::SideBySide, Lie::Overlapping];
+                for (left, lie) in (1..40).flat_map(|left| lies.map(|lie| (left, lie))) {
+                    let panels = rows.panels(left, lie);
                     assert!((1..=left).contains(&panels) && fits(each, panels, vectors), "{rows:?} {left}");
                 }
             }

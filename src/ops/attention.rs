@@ -10,7 +10,7 @@ use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::gemm::scratch::{self, Scratch};
 #[cfg(feature = "std")]
-use crate::gemm::tile::{Former, MOST_COLUMNS, Run, Store, run_tiles, tiled_rows};
+use crate::gemm::tile::{Former, Lie, MOST_COLUMNS, Run, Store, run_tiles, tiled_rows};
 use crate::gemm::{driver, pack, panel_width};
 use crate::math;
 use crate::parallel;
@@ -579,9 +579,7 @@ fn score<S: Simd, C: Compute>(
     let Ok(mut scores) = MatrixMut::with_stride(scores, rows, stride, stride) else { return };
     let panels = seen.div_ceil(width);
     for rows in tiled_rows::<C>(level, 0..rows) {
-        let mut panel = 0;
-        while panel < panels {
-            let count = rows.panels(panels - panel, true, false);
+        for (panel, count) in rows.strips(0..panels, Lie::Packed) {
             let cols = panel * width..(panel + count) * width;
             let numbers = keys.numbers.get(panel * keys.len..).unwrap_or(&[]);
             let Some(strip) = Strip::packed(numbers, (count, keys.len), steps, width) else { return };
@@ -594,7 +592,6 @@ fn score<S: Simd, C: Compute>(
                 store: Some(store),
             };
             run_tiles(level, (rows.each, count), strip, run);
-            panel += count;
         }
     }
 }
@@ -634,15 +631,12 @@ fn weigh_values<S: Simd, C: Compute>(
     let stride = panels * width;
     let former = if first { Former::Nothing } else { Former::Blocks };
     for rows in tiled_rows::<C>(level, 0..rows) {
-        let mut panel = 0;
-        while panel < panels {
-            let count = rows.panels(panels - panel, true, false);
+        for (panel, count) in rows.strips(0..panels, Lie::Packed) {
             let numbers = values.numbers.get(panel * values.len..).unwrap_or(&[]);
             let Some(strip) = Strip::packed(numbers, (count, values.len), steps, width) else { return };
             let Some(sums) = sums.get_mut(rows.range().start * stride + panel * width..) else { return };
             let run = Run { x: weights.block(rows.range(), 0..steps), sums, stride, former, store: None };
             run_tiles(level, (rows.each, count), strip, run);
-            panel += count;
         }
     }
 }

@@ -130,8 +130,9 @@ impl Tiling {
     pub(crate) fn tile(&self, (rows, cols): (usize, usize), index: usize) -> (Range<usize>, Range<usize>) {
         let across = self.across(cols);
         let (row, col) = (index / across * self.size.0, index % across);
-        let start = (col * self.size.1).saturating_sub(self.shift);
-        let end = if col + 1 == across { cols } else { (col + 1) * self.size.1 - self.shift.min(self.size.1) };
+        // Where one begins the one before it ends.
+        let begin = |col: usize| (col * self.size.1).saturating_sub(self.shift.min(self.size.1));
+        let (start, end) = (begin(col), if col + 1 == across { cols } else { begin(col + 1) });
         (row..(row + self.size.0).min(rows), start..end)
     }
 }

@@ -278,3 +278,22 @@ fn hand_off() {
         }
     }
 }
+
+#[test]
+fn tiles_cover_each_element_once() {
+    for (rows, cols) in [(1, 1), (1, 100), (7, 33), (0, 5), (5, 0)] {
+        for size in [(1, 1), (3, 16), (7, 32), (9, 200)] {
+            for shift in [0, 1, 15, 16, 40] {
+                let tiling = Tiling { size, shift };
+                let mut visits = std::vec![0; rows * cols];
+                for index in 0..tiling.count((rows, cols)) {
+                    let (rows, across) = tiling.tile((rows, cols), index);
+                    for (row, col) in rows.flat_map(|row| across.clone().map(move |col| (row, col))) {
+                        visits[row * cols + col] += 1;
+                    }
+                }
+                assert!(visits.iter().all(|&count| count == 1), "{rows}x{cols} in {tiling:?}");
+            }
+        }
+    }
+}
