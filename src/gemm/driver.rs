@@ -116,7 +116,8 @@ pub(super) fn reading(bytes: usize) -> f32 {
 /// How many rows and how many panels each block has, where there are so many threads.
 fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> (usize, usize) {
     let panels = cols.div_ceil(panel_width::<C>());
-    let work = rows.saturating_mul(k.max(1)).saturating_mul(cols);
+    // Part of a panel takes as long as a whole one.
+    let work = rows.saturating_mul(k.max(1)).saturating_mul(panels * panel_width::<C>());
     if few {
         // A power of two: three blocks would keep two threads as long as four. And no more: long rows are read faster
         // than short ones.
