@@ -1621,7 +1621,7 @@ impl<'a, W: Copy> Strip<'a, W> {
     /// step's elements of each of the first `G` panels, and `follow`, which goes on as their addresses do. False where it
     /// does not fit: too few rows or panels, another number of columns of `x` than there are steps, or rows whose elements
     /// do not lie side by side; for a strip some of whose panels are not in their places, too, unless these are all of its
-    /// panels, there are at most [`MOST_ROWS_INSET`] rows and their elements are as large as those of `x`. `width` must be the width that the strip was made with: it
+    /// panels and there are at most [`MOST_ROWS_INSET`] rows. `width` must be the width that the strip was made with: it
     /// is passed again because here it is a constant.
     #[inline(always)]
     pub(crate) fn for_each<'x, A: Copy, const R: usize, const G: usize>(
@@ -1632,8 +1632,7 @@ impl<'a, W: Copy> Strip<'a, W> {
         mut follow: *const W,
         mut body: impl FnMut([&'x A; R], [&'a [W]; G], *const W),
     ) -> bool {
-        // A program has less code without what 16-bit elements would gain by it.
-        let may_be_inset = R <= MOST_ROWS_INSET && size_of::<W>() == size_of::<A>();
+        let may_be_inset = R <= MOST_ROWS_INSET;
         let is_inset = self.inset != (0, 0);
         if is_inset && !may_be_inset {
             return false;

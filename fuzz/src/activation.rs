@@ -29,10 +29,10 @@ pub(crate) fn activated<T: Number>(activation: Activation, x: f64) -> (f64, f64)
     let (right, units, absolute) = match activation {
         Activation::None => return (x, 0.0),
         Activation::Relu => return (if x <= 0.0 { 0.0 } else { x }, 0.0),
-        Activation::Sigmoid => (1.0 / (1.0 + (-x).exp()), 2.0, 0.0),
+        Activation::Sigmoid => (logistic(x), 2.0, 0.0),
         Activation::Tanh => (x.tanh(), 2.0, 0.0),
         Activation::Silu => {
-            let right = if x == f64::NEG_INFINITY { 0.0 } else { x / (1.0 + (-x).exp()) };
+            let right = if x == f64::NEG_INFINITY { 0.0 } else { x * logistic(x) };
             (right, 3.0, power_of_two(if double { -1064 } else { -142 }))
         }
         Activation::Gelu => {
@@ -42,7 +42,7 @@ pub(crate) fn activated<T: Number>(activation: Activation, x: f64) -> (f64, f64)
         }
         Activation::GeluTanh => {
             let inner = 0.7978845608028654 * (x + 0.044715 * x * x * x);
-            let right = if x == f64::NEG_INFINITY { 0.0 } else { x / (1.0 + (-2.0 * inner).exp()) };
+            let right = if x == f64::NEG_INFINITY { 0.0 } else { x * logistic(2.0 * inner) };
             (right, 8.0, below(x, double))
         }
         _ => unreachable!("a new activation needs a reference here"),
@@ -50,6 +50,11 @@ pub(crate) fn activated<T: Number>(activation: Activation, x: f64) -> (f64, f64)
     // Twice the slack where the reference loses more: e^-x of large x.
     let reference = if double { right.abs() * 2.0_f64.powi(-53) * (4.0 + x.abs().min(800.0) / 32.0) } else { 0.0 };
     (right, ((units + slack) * unit(right)).max(absolute) + reference)
+}
+
+/// 1 / (1 + e^-x), also where e^-x is too large for an f64 and the result is not too small.
+fn logistic(x: f64) -> f64 {
+    if x < -700.0 { x.exp() } else { 1.0 / (1.0 + (-x).exp()) }
 }
 
 /// The absolute error that both forms of gelu may have far below zero.

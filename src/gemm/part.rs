@@ -235,10 +235,8 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
     }
 
     fn before(&self, level: simd::Level, rows: usize) -> Option<usize> {
-        let is_worth_it = !self.is_packed()
-            && is_same::<W, T::Acc>()
-            && rows <= MOST_ROWS_ALIGNED
-            && self.panels_in_place(level, rows) >= LEAST_ALIGNED;
+        let is_worth_it =
+            !self.is_packed() && rows <= MOST_ROWS_ALIGNED && self.panels_in_place(level, rows) >= LEAST_ALIGNED;
         (is_worth_it && !self.streams(level)).then(|| self.straddling())
     }
 

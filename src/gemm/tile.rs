@@ -190,7 +190,7 @@ fn choose<S: Simd, C: Compute, W: Float<Acc = C>, const V: usize>(
     macro_rules! among {
         ($($r:literal: $($g:literal)*,)*) => {
             match size {
-                $($(($r, $g) if const { fits($r, $g, V) && (is_wide::<C, W>() || $r <= MAX_WIDENING_ROWS && $g <= wide($r, V)) } => {
+                $($(($r, $g) if const { fits($r, $g, V) && ($r <= MAX_WIDENING_ROWS || is_wide::<C, W>()) } => {
                     tiles::<S, C, W, $r, $g, V>(simd, strip, run);
                 })*)*
                 _ => debug_assert!(false, "no tile of {size:?}"),
