@@ -117,13 +117,12 @@ pub(super) fn reading(bytes: usize) -> f32 {
 fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> (usize, usize) {
     let panels = cols.div_ceil(panel_width::<C>());
     // Part of a panel takes as long as a whole one.
-    let work = rows.saturating_mul(k.max(1)).saturating_mul(panels * panel_width::<C>());
+    let work = rows.saturating_mul(k.max(1)).saturating_mul(panels.saturating_mul(panel_width::<C>()));
     if few {
         // A power of two: three blocks would keep two threads as long as four. And no more: long rows are read faster
         // than short ones.
-        let most = BLOCKS_EACH * threads;
-        let blocks = (panels / FEW_ROWS_PANELS).clamp(1, most.max(1)).next_power_of_two();
-        let blocks = if blocks * FEW_ROWS_PANELS > panels { (blocks / 2).max(1) } else { blocks };
+        let most = (panels / FEW_ROWS_PANELS).min(BLOCKS_EACH * threads).max(1);
+        let blocks = 1 << most.ilog2();
         return (rows, panels.div_ceil(blocks));
     }
     let wanted = (work / BLOCK_WORK).clamp(1, BLOCKS_EACH * threads).next_power_of_two();
