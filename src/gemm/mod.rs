@@ -11,6 +11,20 @@ use fearless_simd::{Simd, SimdBase};
 
 use crate::float::Compute;
 
+/// Calls `$body` for each index below `$count`, which is at most 16. Not a loop: LLVM leaves one that it finds long as a
+/// loop, and then keeps in memory what it changes.
+#[cfg(feature = "std")]
+macro_rules! each_index {
+    ($count:expr, $body:ident) => {
+        each_index!($count, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($count:expr, $body:ident, $($index:literal)*) => {$(
+        if $index < $count {
+            $body($index);
+        }
+    )*};
+}
+
 #[cfg(feature = "std")]
 pub(crate) mod block;
 #[cfg(not(feature = "std"))]

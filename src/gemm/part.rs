@@ -26,10 +26,8 @@ const MOST_BYTES_NEAR: usize = 16 << 20;
 /// The most rows for which it is not packed: to pack it would cost more than it gains.
 const MOST_ROWS_IN_PLACE: usize = 200;
 
-/// The most rows whose tiles read a weight so fast that it matters how its rows lie in their cache lines.
-const MOST_ROWS_ALIGNED: usize = MOST_ROWS_INSET;
-
-/// The fewest panels of a weight for which it does.
+/// The fewest panels of a weight for which it matters how its rows lie in their cache lines; the most rows are those that tiles
+/// of inset panels take, [`MOST_ROWS_INSET`].
 const LEAST_ALIGNED: usize = 8;
 
 /// So many bytes of a row of a weight are read about as fast as all of it.
@@ -175,7 +173,7 @@ impl<X: Float, W: Float<Acc = X::Acc>> Sides<'_, X, W> {
     /// that it matters.
     pub(super) fn straddling(&self) -> usize {
         match self.weight {
-            Weight::Matrix(weight) if self.x.rows() <= MOST_ROWS_ALIGNED || self.streams(simd::level()) => {
+            Weight::Matrix(weight) if self.x.rows() <= MOST_ROWS_INSET || self.streams(simd::level()) => {
                 let width = const { panel_width::<W::Acc>() };
                 (width - stream::until_aligned(&weight)) % width
             }
@@ -236,7 +234,7 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
 
     fn before(&self, level: simd::Level, rows: usize) -> Option<usize> {
         let is_worth_it =
-            !self.is_packed() && rows <= MOST_ROWS_ALIGNED && self.panels_in_place(level, rows) >= LEAST_ALIGNED;
+            !self.is_packed() && rows <= MOST_ROWS_INSET && self.panels_in_place(level, rows) >= LEAST_ALIGNED;
         (is_worth_it && !self.streams(level)).then(|| self.straddling())
     }
 

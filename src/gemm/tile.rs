@@ -257,19 +257,6 @@ fn tiles<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: usize,
     );
 }
 
-/// Calls `$body` for each row of a tile. Not a loop: LLVM leaves one that it finds long as a loop, and then keeps the
-/// tile in memory.
-macro_rules! each_row {
-    ($rows:ident, $body:ident) => {
-        each_row!($rows, $body, 0 1 2 3 4 5 6 7 8 9 10 11)
-    };
-    ($rows:ident, $body:ident, $($row:literal)*) => {$(
-        if $row < $rows {
-            $body($row);
-        }
-    )*};
-}
-
 #[inline(always)]
 fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: usize, const V: usize>(
     simd: S,
@@ -331,7 +318,7 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
                     }
                 },
             );
-            each_row!(R, add);
+            each_index!(R, add);
         }
         if let Some(Store { bias, relu, out }) = &mut store {
             let Some(bias) = bias.get(..G * width) else { return };
@@ -350,7 +337,7 @@ fn tiles_here<S: Simd, C: Compute, W: Float<Acc = C>, const R: usize, const G: u
                     }
                 },
             );
-            each_row!(R, finish);
+            each_index!(R, finish);
         }
     }
 }

@@ -24,18 +24,6 @@ pub(super) fn multiply<W: Float>(level: simd::Level, x: &[W::Acc], columns: Matr
     dispatch!(level, simd => add(simd, x, columns, sums));
 }
 
-/// Calls `$body` for each lane. Not a loop: LLVM would keep in memory what it changes.
-macro_rules! each_lane {
-    ($lanes:expr, $body:ident) => {
-        each_lane!($lanes, $body, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
-    };
-    ($lanes:expr, $body:ident, $($index:literal)*) => {$(
-        if $index < $lanes {
-            $body($index);
-        }
-    )*};
-}
-
 #[inline(always)]
 fn multiply_here<S: Simd, W: Float>(simd: S, x: &[W::Acc], columns: Matrix<'_, W>, sums: &mut [W::Acc]) {
     let lanes = Lanes::<S, W>::LEN;
@@ -56,7 +44,7 @@ fn multiply_here<S: Simd, W: Float>(simd: S, x: &[W::Acc], columns: Matrix<'_, W
                 #[inline(always)]
                 |index: usize| sum = Lanes::<S, W>::splat(simd, values[index]).mul_add(square[index], sum),
             );
-            each_lane!(lanes, add);
+            each_index!(lanes, add);
         }
         // What is left of the steps.
         for step in whole..steps {
@@ -92,7 +80,7 @@ fn square<S: Simd, W: Float>(
             square[index] = W::load(simd, line);
         },
     );
-    each_lane!(lanes, load);
+    each_index!(lanes, load);
     Some(transposed::<S, W::Acc>(square))
 }
 
@@ -114,10 +102,10 @@ fn transposed<S: Simd, C: Compute>(square: [C::Lanes<S>; MAX_LANES]) -> [C::Lane
                             former[index].interleave(former[index + lanes / 2]);
                     },
                 );
-                each_lane!(lanes / 2, pair, 0 1 2 3 4 5 6 7);
+                each_index!(lanes / 2, pair);
             }
         },
     );
-    each_lane!(4, interleave, 0 1 2 3);
+    each_index!(4, interleave);
     square
 }

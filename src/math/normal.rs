@@ -16,10 +16,7 @@ pub(crate) fn gelu<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> 
     } else {
         // Where each product is rounded there are more errors already, so the square's is one too many: the upper half of
         // the bits squared, which is exact, and the rest.
-        let high = size.each_bits(
-            #[inline(always)]
-            |size| size & C::UPPER_HALF,
-        );
+        let high = size.upper_half();
         let rest = (size - high) * (size + high) * -C::HALF;
         Parts::of_sum([high * high * -C::HALF], rest, C::TINY_EXPONENT)
     };

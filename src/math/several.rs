@@ -103,6 +103,15 @@ impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
         )
     }
 
+    /// Without the lower half of its bits: see [`UPPER_HALF`](super::Constants::UPPER_HALF).
+    #[inline(always)]
+    pub(super) fn upper_half(self) -> Self {
+        self.each_bits(
+            #[inline(always)]
+            |x| x & C::UPPER_HALF,
+        )
+    }
+
     /// What has no sign of its own gets that of `other`.
     #[inline(always)]
     pub(super) fn with_sign_of(self, other: Self) -> Self {

@@ -37,10 +37,7 @@ pub(crate) fn gelu_tanh<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>
     let bounded = x.at_most(C::GELU_TANH_MAX);
     // (1 + tanh u) / 2 = 1 / (1 + e^-2u). An error of 2u counts up to four times in the result, so -2u is kept in two
     // numbers: the upper half of x's bits times the upper half of the factor's, which is exact, and the rest.
-    let high = bounded.each_bits(
-        #[inline(always)]
-        |x| x & C::UPPER_HALF,
-    );
+    let high = bounded.upper_half();
     let cubic = bounded * bounded * -C::GELU_TANH_CUBIC * bounded;
     let rest = (bounded - high).mul_add(x.splat(-C::GELU_TANH_HIGH), cubic);
     let rest = high.mul_add(x.splat(-C::GELU_TANH_LOW), rest);
