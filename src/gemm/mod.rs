@@ -1,6 +1,7 @@
 //! The matrix product under `linear`, `matmul` and `PackedLinear`. [`driver`] cuts a product into blocks and hands them
 //! to threads; [`block`] computes one of them, whatever its storage types, which [`part`] knows; [`tile`] is the
-//! inner loop, [`pack`] lays operands out for the cache; [`stream`] is for one row and a weight that no cache holds. Without std [`direct`] takes the place of [`block`].
+//! inner loop, [`pack`] lays operands out for the cache; [`stream`] and
+//! [`turned`] are for few rows and a weight that is read where it lies. Without std [`direct`] takes the place of [`block`].
 //!
 //! Each output is computed in one fixed order, whatever path computes it: k is cut into equal blocks of at most [`DEPTH`], each
 //! block is a chain of multiply-adds from zero in order of k, and the blocks are added in order. So its bits depend
