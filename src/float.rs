@@ -3,10 +3,6 @@
 
 use core::fmt::Debug;
 
-use crate::error::ShapeError;
-use crate::gemm::{self, driver::Product};
-use crate::ops::{self, activation::Activation};
-use crate::view::{InOutMatrix, Matrix, MatrixMut};
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat, SimdFloatElement, SimdInt, SimdMask};
 
 /// The SIMD vector that values stored as `T` are computed in, at CPU level `S`.
@@ -14,122 +10,6 @@ pub type Lanes<S, T> = <<T as Float>::Acc as Compute>::Lanes<S>;
 
 /// The most lanes a [`Compute`] vector has at any CPU level (16 f32 at AVX-512).
 pub const MAX_LANES: usize = 16;
-
-/// The entry points of the kernels, as methods of [`Float`]. The list stands in the trait, as provided methods, and in
-/// the implementation of each of this crate's own types: there the methods are not generic, so each kernel is compiled
-/// once, with this crate, and not again by every crate that calls it. A type of a user's own compiles what it uses.
-macro_rules! entry_points {
-    () => {
-        #[doc(hidden)]
-        fn softmax_rows(io: InOutMatrix<'_, Self>) {
-            ops::softmax::softmax_rows::<Self>(io);
-        }
-
-        #[doc(hidden)]
-        fn log_softmax_rows(io: InOutMatrix<'_, Self>) {
-            ops::softmax::log_softmax_rows::<Self>(io);
-        }
-
-        #[doc(hidden)]
-        fn layer_norm_rows(
-            io: InOutMatrix<'_, Self>,
-            affine: ops::layer_norm::Affine<'_, Self>,
-            eps: Self::Acc,
-        ) -> Result<(), ShapeError> {
-            ops::layer_norm::layer_norm_rows::<Self>(io, affine, eps)
-        }
-
-        #[doc(hidden)]
-        fn add_layer_norm_rows(
-            io: InOutMatrix<'_, Self>,
-            residual: Matrix<'_, Self>,
-            affine: ops::layer_norm::Affine<'_, Self>,
-            eps: Self::Acc,
-        ) -> Result<(), ShapeError> {
-            ops::layer_norm::add_layer_norm_rows::<Self>(io, residual, affine, eps)
-        }
-
-        #[doc(hidden)]
-        fn l2_normalize_rows(io: InOutMatrix<'_, Self>) {
-            ops::layer_norm::l2_normalize_rows::<Self>(io);
-        }
-
-        #[doc(hidden)]
-        fn mean_pool_rows(x: Matrix<'_, Self>, mask: Option<Matrix<'_, u8>>, out: MatrixMut<'_, Self>) {
-            ops::pool::mean_pool_rows::<Self>(x, mask, out);
-        }
-
-        #[doc(hidden)]
-        fn look_up(tables: &[(Matrix<'_, Self>, &[usize])], out: MatrixMut<'_, Self>) {
-            ops::embedding::look_up::<Self, Self>(tables, out);
-        }
-
-        #[doc(hidden)]
-        fn look_up_wide(tables: &[(Matrix<'_, Self>, &[usize])], out: MatrixMut<'_, Self::Acc>) {
-            ops::embedding::look_up::<Self, Self::Acc>(tables, out);
-        }
-
-        #[doc(hidden)]
-        fn rms_norm_rows(
-            io: InOutMatrix<'_, Self>,
-            affine: ops::layer_norm::Affine<'_, Self>,
-            eps: Self::Acc,
-        ) -> Result<(), ShapeError> {
-            ops::layer_norm::rms_norm_rows::<Self>(io, affine, eps)
-        }
-
-        #[doc(hidden)]
-        fn activate_elements(activation: Activation, io: InOutMatrix<'_, Self>) {
-            ops::activation::activate_elements::<Self>(activation, io);
-        }
-
-        #[doc(hidden)]
-        fn scale_elements(io: InOutMatrix<'_, Self>, factor: Self::Acc) {
-            ops::map::scale_elements::<Self>(io, factor);
-        }
-
-        #[doc(hidden)]
-        fn dropout_elements(
-            io: InOutMatrix<'_, Self>,
-            residual: Matrix<'_, Self>,
-            mask: ops::dropout_add::Mask<'_, Self>,
-            scale: Self::Acc,
-        ) -> Result<(), ShapeError> {
-            ops::dropout_add::dropout_elements::<Self>(io, residual, mask, scale)
-        }
-
-        #[doc(hidden)]
-        fn attend(head: &ops::attention::Head<'_, Self>, start: usize, out: MatrixMut<'_, Self>) {
-            ops::attention::attend::<Self>(head, start, out);
-        }
-
-        #[doc(hidden)]
-        fn square_sum(x: Matrix<'_, Self>) -> f64 {
-            ops::reduce::square_sum::<Self>(x)
-        }
-
-        #[doc(hidden)]
-        fn product(product: Product<'_, Self, Self>, out: MatrixMut<'_, Self>, threads: bool) {
-            gemm::driver::run::<Self, Self>(product, out, threads);
-        }
-
-        #[doc(hidden)]
-        fn product_of_acc(product: Product<'_, Self::Acc, Self>, out: MatrixMut<'_, Self::Acc>, threads: bool) {
-            gemm::driver::run::<Self::Acc, Self>(product, out, threads);
-        }
-
-        /// Of a compute type: what storage types share.
-        #[cfg(feature = "std")]
-        #[doc(hidden)]
-        fn product_block(
-            operands: &dyn gemm::part::Operands<Self::Acc>,
-            k: usize,
-            target: &mut dyn gemm::part::Target<Self::Acc>,
-        ) {
-            gemm::block::compute::<Self::Acc>(operands, k, target);
-        }
-    };
-}
 
 /// A scalar as it is stored in memory: `f32`, `f64` and, with the feature `f16`, `half::f16` and `half::bf16`.
 ///
@@ -190,7 +70,32 @@ pub trait Float: Copy + Debug + PartialEq + Send + Sync + 'static {
         }
     }
 
-    entry_points!();
+    /// Calls a kernel: the copy that this crate has of it for a type of its own, else one compiled where it is used.
+    #[doc(hidden)]
+    #[inline]
+    fn call<K: Kernel>(args: K::Args<'_, Self>) -> K::Output<Self> {
+        K::any::<Self>(args)
+    }
+}
+
+/// A function over every [`Float`], and a copy for each of this crate's own types: made by `kernel!`.
+pub trait Kernel {
+    /// What it takes, as a tuple.
+    type Args<'a, T: Float>;
+    /// What it gives.
+    type Output<T: Float>;
+
+    /// For any type: compiled where it is used.
+    fn any<T: Float>(args: Self::Args<'_, T>) -> Self::Output<T>;
+
+    #[cfg(not(polyglot_compile_on_use))]
+    fn f32(args: Self::Args<'_, f32>) -> Self::Output<f32>;
+    #[cfg(not(polyglot_compile_on_use))]
+    fn f64(args: Self::Args<'_, f64>) -> Self::Output<f64>;
+    #[cfg(all(feature = "f16", not(polyglot_compile_on_use)))]
+    fn f16(args: Self::Args<'_, half::f16>) -> Self::Output<half::f16>;
+    #[cfg(all(feature = "f16", not(polyglot_compile_on_use)))]
+    fn bf16(args: Self::Args<'_, half::bf16>) -> Self::Output<half::bf16>;
 }
 
 mod sealed {
@@ -206,7 +111,7 @@ pub trait Compute:
     + SimdFloatElement
     + num_traits::Float
     + num_traits::NumAssign
-    + crate::math::Constants
+    + crate::math::constants::Constants
 {
     /// A vector of this type at CPU level `S`, as wide as that level's registers.
     type Lanes<S: Simd>: SimdFloat<
@@ -224,11 +129,6 @@ pub trait Compute:
 
     /// Exact for `f32`.
     fn into_f64(self) -> f64;
-
-    /// See [`Code`](ops::activation::code::Code).
-    #[cfg(not(feature = "std"))]
-    #[doc(hidden)]
-    fn activation_code(activation: Activation) -> ops::activation::code::Code<Self>;
 
     /// The vector widened to f64: its low half and its high half; for `f64` itself and a vector of zeros.
     fn widen_f64<S: Simd>(simd: S, lanes: Self::Lanes<S>) -> (S::f64s, S::f64s);
@@ -261,7 +161,10 @@ macro_rules! native {
             }
 
             #[cfg(not(polyglot_compile_on_use))]
-            entry_points!();
+            #[inline]
+            fn call<K: Kernel>(args: K::Args<'_, Self>) -> K::Output<Self> {
+                K::$type(args)
+            }
         }
 
         impl Compute for $type {
@@ -275,12 +178,6 @@ macro_rules! native {
             #[inline(always)]
             fn from_count(count: usize) -> Self {
                 count as $type
-            }
-
-            #[cfg(not(feature = "std"))]
-            #[inline(always)]
-            fn activation_code(activation: Activation) -> ops::activation::code::Code<Self> {
-                ops::activation::code::$type::of(activation)
             }
 
             #[inline(always)]
@@ -318,21 +215,24 @@ macro_rules! half {
 
             #[inline(always)]
             fn load<S: Simd>(simd: S, source: &[Self]) -> Lanes<S, Self> {
-                crate::simd::$widen(simd, crate::simd::bits(source))
+                crate::simd::half::$widen(simd, crate::simd::half::bits(source))
             }
 
             #[inline(always)]
             fn store<S: Simd>(lanes: Lanes<S, Self>, target: &mut [Self]) {
-                crate::simd::$narrow::<S>(lanes, crate::simd::bits_mut(target));
+                crate::simd::half::$narrow::<S>(lanes, crate::simd::half::bits_mut(target));
             }
 
             #[cfg(not(polyglot_compile_on_use))]
-            entry_points!();
+            #[inline]
+            fn call<K: Kernel>(args: K::Args<'_, Self>) -> K::Output<Self> {
+                K::$type(args)
+            }
         }
     };
 }
 
 #[cfg(feature = "f16")]
-half!(f16, widen_f16, narrow_f16, crate::simd::widen_one, crate::simd::narrow_one);
+half!(f16, widen_f16, narrow_f16, crate::simd::half::widen_one, crate::simd::half::narrow_one);
 #[cfg(feature = "f16")]
 half!(bf16, widen_bf16, narrow_bf16, half::bf16::to_f32, half::bf16::from_f32);

@@ -44,6 +44,7 @@ mod cache;
 mod error;
 mod float;
 mod gemm;
+mod kernel;
 pub mod math;
 mod ops;
 mod parallel;
@@ -56,10 +57,11 @@ mod view;
 
 pub use error::{Shape, ShapeError};
 pub use float::{Compute, Float, Lanes, MAX_LANES};
-pub use gemm::driver::Residual;
+pub use gemm::problem::Residual;
+pub use math::activation::Activation;
 pub use ops::activation::{
-    Activation, activate, activate_in_place, gelu, gelu_in_place, gelu_tanh, gelu_tanh_in_place, relu, relu_in_place,
-    sigmoid, sigmoid_in_place, silu, silu_in_place, tanh, tanh_in_place,
+    activate, activate_in_place, gelu, gelu_in_place, gelu_tanh, gelu_tanh_in_place, relu, relu_in_place, sigmoid,
+    sigmoid_in_place, silu, silu_in_place, tanh, tanh_in_place,
 };
 pub use ops::attention::{AttentionMask, AttentionOptions, attention, attention_batch};
 pub use ops::dropout_add::{Mask, dropout_add, dropout_add_in_place};

@@ -12,7 +12,7 @@ use fearless_simd::{Select, Simd, SimdBase};
 
 use crate::error::{Shape, ShapeError};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
-use crate::simd;
+use crate::simd::{self, stores};
 
 /// A borrowed matrix of any strides, in elements.
 ///
@@ -548,7 +548,7 @@ fn check_extent(len: usize, shape: Shape, row_stride: usize, col_stride: usize) 
 /// A matrix that is read and one of the same shape that is written, which may be the same one: what kernels that turn
 /// a row into a row are given.
 #[derive(Debug)]
-pub struct InOutMatrix<'a, T> {
+pub(crate) struct InOutMatrix<'a, T> {
     /// `None`: in place.
     source: Option<Matrix<'a, T>>,
     target: MatrixMut<'a, T>,
@@ -636,7 +636,7 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
             kernel(row, InOut { source, target, len: cols, stream, lifetime: PhantomData });
         }
         if self.stream {
-            simd::finish_stores();
+            stores::finish_stores();
         }
     }
 }
@@ -822,11 +822,11 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
         f: impl Fn([Lanes<S, T>; simd::MAPPED_IN_STEP]) -> [Lanes<S, T>; simd::MAPPED_IN_STEP],
     ) {
         let lanes = Lanes::<S, T>::LEN;
-        let stream = self.stream && simd::can_stream::<S, U>();
+        let stream = self.stream && stores::can_stream::<S, U>();
         let mut input = [T::ZERO; simd::MAPPED_IN_STEP * MAX_LANES];
         let mut output = [U::ZERO; simd::MAPPED_IN_STEP * MAX_LANES];
         let mut index = 0;
-        let mut count = if stream { simd::until_aligned::<S, U>(self.target) } else { 0 };
+        let mut count = if stream { stores::until_aligned::<S, U>(self.target) } else { 0 };
         while index < self.len {
             if count == 0 {
                 count = simd::MAPPED_IN_STEP * lanes;
@@ -851,7 +851,7 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
                 let results = f(vectors);
                 if whole && stream {
                     for part in 0..simd::MAPPED_IN_STEP {
-                        simd::stream::<S, U>(results[part], self.target.add(index + part * lanes));
+                        stores::stream::<S, U>(results[part], self.target.add(index + part * lanes));
                     }
                 } else {
                     let target = if whole { self.target.add(index) } else { output.as_mut_ptr() };
@@ -897,19 +897,19 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
             // Before the loop, which in place overwrites what this reads.
             let last = if len.is_multiple_of(lanes) { None } else { Some(at(self, len - lanes)) };
             let mut index = 0;
-            if self.stream && simd::can_stream::<S, U>() {
-                index = simd::until_aligned::<S, U>(self.target);
+            if self.stream && stores::can_stream::<S, U>() {
+                index = stores::until_aligned::<S, U>(self.target);
                 // A line that is written in the cache and past it is waited for, so the ends go past it as well.
                 let first = at(self, 0);
-                simd::stream_part::<S, U>(first, 0..index, self.target);
+                stores::stream_part::<S, U>(first, 0..index, self.target);
                 while index + lanes <= len {
                     // What is to come next has time to arrive while these stores wait for memory.
                     ask_ahead(self.source, len, index);
-                    simd::stream::<S, U>(at(self, index), self.target.add(index));
+                    stores::stream::<S, U>(at(self, index), self.target.add(index));
                     index += lanes;
                 }
                 let end = at(self, len - lanes);
-                simd::stream_part::<S, U>(end, lanes - (len - index)..lanes, self.target.add(index));
+                stores::stream_part::<S, U>(end, lanes - (len - index)..lanes, self.target.add(index));
                 return;
             }
             while index + lanes <= len {

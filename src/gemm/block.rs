@@ -3,13 +3,14 @@
 
 use core::iter::repeat_n;
 
-use super::driver::runs;
 use super::part::{Operands, Region, Target};
+use super::problem::runs;
 use super::scratch::{self, Scratch};
 use super::tile::{Former, Lie, MOST_VECTORS, Run, Store, max_tile_rows, run_tiles, tiled_rows};
 use super::{block_depth, dot, panel_width, stream};
 use crate::float::Compute;
-use crate::ops::activation::Activation;
+use crate::kernel::kernel;
+use crate::math::activation::Activation;
 use crate::simd::{self, Level};
 use crate::view::{Line, Matrix, Strip};
 
@@ -19,8 +20,13 @@ const BAND_ROWS: usize = 96;
 /// that are read together, the faster that goes, and so many stay in the cache's second level.
 const PACKED_PANELS: usize = 16;
 
+kernel! {
+    /// A block of a product, whatever its storage types: called for compute types alone.
+    MultiplyBlock<T>(operands: &'a dyn Operands<T::Acc>, k: usize, target: &'a mut dyn Target<T::Acc>) = compute
+}
+
 /// Computes a block.
-pub(crate) fn compute<C: Compute>(operands: &dyn Operands<C>, k: usize, target: &mut dyn Target<C>) {
+fn compute<C: Compute>(operands: &dyn Operands<C>, k: usize, target: &mut dyn Target<C>) {
     let level = simd::level();
     scratch::with(|scratch| {
         if target.shape() == (1, 1)

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
-use super::driver::{Finish, Weight};
+use super::problem::{Finish, Weight};
 use super::{block_depth, vectors};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::simd::{self, dispatch};

@@ -1,79 +1,16 @@
 //! Cuts a product into blocks and hands them to threads. Shapes were checked before; how a block is computed is told
 //! elsewhere.
 
-#![allow(unreachable_pub, reason = "named by hidden methods of the public trait `Float`")]
-
 use core::ops::Range;
 
 use super::panel_width;
 #[cfg(feature = "std")]
 use super::part::{Ending, Sides};
-use crate::error::Shape;
+use super::problem::{Bias, Finish, Product, Residual, Weight, nanoseconds, reading};
 use crate::float::Float;
-use crate::ops::activation::Activation;
+use crate::kernel::kernel;
 use crate::parallel::{self, Tiling};
 use crate::view::{Matrix, MatrixMut};
-
-/// The right operand of a product.
-#[derive(Clone, Copy, Debug)]
-pub enum Weight<'a, W> {
-    /// As the caller has it, in any strides.
-    Matrix(Matrix<'a, W>),
-    /// In panels: for each panel of columns, its rows one after the other, zeros past the last column.
-    Packed { panels: &'a [W], shape: Shape },
-}
-
-impl<W: Float> Weight<'_, W> {
-    pub(crate) fn shape(&self) -> Shape {
-        match self {
-            Self::Matrix(matrix) => matrix.shape(),
-            Self::Packed { shape, .. } => *shape,
-        }
-    }
-}
-
-/// One value a column, added to each row.
-#[derive(Clone, Copy, Debug)]
-pub enum Bias<'a, T: Float> {
-    None,
-    Stored(&'a [T]),
-    Computed(&'a [T::Acc]),
-    /// The same for each column.
-    #[cfg(feature = "std")]
-    One(T::Acc),
-}
-
-/// What is added before the activation, element by element.
-#[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
-pub enum Residual<'a, T> {
-    /// Nothing.
-    #[default]
-    None,
-    /// A matrix of the output's shape.
-    Matrix(Matrix<'a, T>),
-    /// What the output held before.
-    Out,
-}
-
-/// What is done to sums before they are stored: `activation(sum + bias + residual)`.
-#[derive(Clone, Copy, Debug)]
-pub struct Finish<'a, T: Float> {
-    pub(crate) bias: Bias<'a, T>,
-    pub(crate) residual: Residual<'a, T>,
-    pub(crate) activation: Activation,
-    /// What applies it.
-    #[cfg(not(feature = "std"))]
-    pub(crate) code: crate::ops::activation::code::Code<T::Acc>,
-}
-
-/// A product with its epilogue: `activation(x @ weight + bias + residual)`.
-#[derive(Clone, Copy, Debug)]
-pub struct Product<'a, T: Float, W> {
-    pub(crate) x: Matrix<'a, T>,
-    pub(crate) weight: Weight<'a, W>,
-    pub(crate) finish: Finish<'a, T>,
-}
 
 /// The multiply-adds that a block should have, so that handing it to a thread does not matter.
 const BLOCK_WORK: usize = 1 << 20;
@@ -97,21 +34,6 @@ const FEW_ROWS_PANELS: usize = 16;
 /// The most memory for a weight that is packed once for all blocks of rows, in bytes. It is kept from call to call.
 #[cfg(feature = "std")]
 const MOST_PACKED: usize = 16 << 20;
-
-/// The multiply-adds of `x` times a weight of `cols` columns.
-pub(crate) fn work<T: Float>(x: &Matrix<'_, T>, cols: usize) -> usize {
-    x.rows().saturating_mul(x.cols().max(1)).saturating_mul(cols)
-}
-
-/// About how long `work` multiply-adds take on one core.
-pub(crate) fn nanoseconds<C>(work: usize) -> f32 {
-    work as f32 * (size_of::<C>() as f32 / (4.0 * 50.0))
-}
-
-/// About how long it takes one core to read `bytes` that are not in its cache.
-pub(super) fn reading(bytes: usize) -> f32 {
-    bytes as f32 / 25.0
-}
 
 /// How many rows and how many panels each block has, where there are so many threads.
 fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> (usize, usize) {
@@ -149,8 +71,17 @@ fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> 
     (rows.div_ceil(down), block_panels)
 }
 
+kernel! {
+    /// A product of one storage type.
+    Multiply<T>(product: Product<'a, T, T>, out: MatrixMut<'a, T>, threads: bool) = run
+}
+kernel! {
+    /// A product in the compute type with a weight that is stored in another.
+    MultiplyWide<T>(product: Product<'a, T::Acc, T>, out: MatrixMut<'a, T::Acc>, threads: bool) = run
+}
+
 /// Computes `product` into `out`, on all threads or on this one.
-pub(crate) fn run<T: Float, W: Float<Acc = T::Acc>>(product: Product<'_, T, W>, out: MatrixMut<'_, T>, threads: bool) {
+fn run<T: Float, W: Float<Acc = T::Acc>>(product: Product<'_, T, W>, out: MatrixMut<'_, T>, threads: bool) {
     let (rows, cols) = out.shape();
     if rows == 0 || cols == 0 {
         return;
@@ -257,46 +188,8 @@ fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     out: MatrixMut<'_, T>,
 ) {
     let k = x.cols();
-    T::Acc::product_block(&Sides { x, weight }, k, &mut Ending { finish, out });
+    super::block::MultiplyBlock::run::<T::Acc>(&Sides { x, weight }, k, &mut Ending { finish, out });
 }
 
 #[cfg(not(feature = "std"))]
 use super::direct::run_block;
-
-impl<'a, W: Float> Weight<'a, W> {
-    /// The columns `cols` of a weight of `k` rows; the first of them begins a panel.
-    fn part(self, k: usize, cols: Range<usize>) -> Self {
-        match self {
-            Self::Matrix(matrix) => Self::Matrix(matrix.block(0..k, cols)),
-            Self::Packed { panels, .. } => {
-                Self::Packed { panels: panels.get(cols.start * k..).unwrap_or(&[]), shape: (k, cols.len()) }
-            }
-        }
-    }
-}
-
-impl<T: Float> Finish<'_, T> {
-    /// What is done to these rows and columns.
-    pub(super) fn part(self, rows: Range<usize>, cols: Range<usize>) -> Self {
-        let bias = match self.bias {
-            Bias::Stored(values) => Bias::Stored(values.get(cols.clone()).unwrap_or(&[])),
-            Bias::Computed(values) => Bias::Computed(values.get(cols.clone()).unwrap_or(&[])),
-            Bias::None => Bias::None,
-            #[cfg(feature = "std")]
-            Bias::One(value) => Bias::One(value),
-        };
-        let residual = match self.residual {
-            Residual::Matrix(matrix) => Residual::Matrix(matrix.block(rows, cols)),
-            other => other,
-        };
-        Self { bias, residual, ..self }
-    }
-}
-
-/// How many rows each tile of a band has: as even as can be. Two runs of (tiles, rows of each).
-#[inline(always)]
-pub(crate) fn runs(rows: usize, most: usize) -> [(usize, usize); 2] {
-    let count = rows.div_ceil(most).max(1);
-    let (len, longer) = (rows / count, rows % count);
-    [(longer, len + 1), (count - longer, len)]
-}

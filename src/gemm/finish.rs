@@ -6,11 +6,11 @@ use core::ops::Range;
 
 use fearless_simd::{Select, Simd, SimdBase};
 
-use super::driver::{Bias, Finish, Residual};
+use super::problem::{Bias, Finish, Residual};
 #[cfg(feature = "std")]
 use crate::float::Compute;
 use crate::float::{Float, Lanes, MAX_LANES};
-use crate::ops::activation::Activation;
+use crate::math::activation::Activation;
 #[cfg(feature = "std")]
 use crate::simd::MAPPED_IN_STEP;
 use crate::view::MatrixMut;

@@ -37,6 +37,7 @@ pub(crate) mod finish;
 pub(crate) mod pack;
 #[cfg(feature = "std")]
 pub(crate) mod part;
+pub(crate) mod problem;
 pub(crate) mod scratch;
 #[cfg(feature = "std")]
 mod stream;

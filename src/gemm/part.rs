@@ -6,12 +6,12 @@ use core::ops::Range;
 
 use fearless_simd::Simd;
 
-use super::driver::{self, Finish, Residual, Weight};
+use super::problem::{self, Finish, Residual, Weight};
 use super::tile::{MAX_WIDENING_ROWS, Run, max_tile_rows, run_tiles, widest};
 use super::{pack, panel_width, scratch, stream, turned};
 use crate::error::Shape;
 use crate::float::{Compute, Float};
-use crate::ops::activation::Activation;
+use crate::math::activation::Activation;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{Line, MOST_ROWS_INSET, Matrix, MatrixMut, Strip};
@@ -38,7 +38,7 @@ const PACKED_AT_ONCE: usize = 16;
 
 /// Rows and columns of a block, and their sums: row r's begin at `r * stride`.
 #[derive(Debug)]
-pub struct Region<'a, C> {
+pub(crate) struct Region<'a, C> {
     pub(super) rows: Range<usize>,
     pub(super) cols: Range<usize>,
     pub(super) sums: &'a mut [C],
@@ -49,7 +49,7 @@ pub struct Region<'a, C> {
 
 /// What the code of a block asks of x and the weight, whatever their storage types. Rows and columns count from the
 /// block's.
-pub trait Operands<C: Compute> {
+pub(crate) trait Operands<C: Compute> {
     /// x, where it is of the compute type and the elements of each row lie side by side.
     fn x(&self) -> Option<Matrix<'_, C>>;
     /// Lays out a block of x row after row.
@@ -83,7 +83,7 @@ pub trait Operands<C: Compute> {
 }
 
 /// What it asks of the result.
-pub trait Target<C: Compute> {
+pub(crate) trait Target<C: Compute> {
     /// (rows, columns)
     fn shape(&self) -> Shape;
     fn activation(&self) -> Activation;
@@ -130,7 +130,7 @@ impl<T: Float, W: Float<Acc = T::Acc>> Sides<'_, T, W> {
             };
             let chunk = PACKED_AT_ONCE * width * k;
             if threads {
-                let cost = driver::reading(chunk * (size_of::<T::Acc>() + size_of::<W>()));
+                let cost = problem::reading(chunk * (size_of::<T::Acc>() + size_of::<W>()));
                 parallel::for_each_tile((&mut *panels).into(), (1, chunk), cost, |_, part, mut panels| {
                     pack(part, panels.row_mut(0).unwrap_or(&mut []));
                 });

@@ -1,14 +1,12 @@
 //! The inner loop: a few rows by a few panels of columns, their sums in registers over some steps of k. Nothing here knows
 //! shapes or threads.
 
-#![allow(unreachable_pub, reason = "named by hidden methods of the public trait `Float`")]
-
 use core::iter::from_fn;
 use core::ops::Range;
 
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat};
 
-use super::driver::runs;
+use super::problem::runs;
 use super::vectors;
 use crate::float::{Compute, Float, MAX_LANES};
 use crate::simd::{self, dispatch};
@@ -38,7 +36,7 @@ const AHEAD: (usize, isize) = (4, 1024);
 
 /// The left operand and the sums of a run of tiles over one strip of panels.
 #[derive(Debug)]
-pub struct Run<'a, C> {
+pub(crate) struct Run<'a, C> {
     /// Rows of equal tiles, their elements side by side.
     pub(crate) x: Matrix<'a, C>,
     /// The sums of these rows, each as long as the strip is wide, `stride` numbers apart.
@@ -52,7 +50,7 @@ pub struct Run<'a, C> {
 
 /// What the sums of a run hold before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Former {
+pub(crate) enum Former {
     /// Anything: this is the first block of k.
     Nothing,
     /// The sum of former blocks of k, to which this one's is added.
@@ -61,7 +59,7 @@ pub enum Former {
 
 /// Where complete sums go from the registers.
 #[derive(Debug)]
-pub struct Store<'a, C> {
+pub(crate) struct Store<'a, C> {
     /// As many as the strip has columns.
     pub(crate) bias: &'a [C],
     pub(crate) relu: bool,

@@ -24,7 +24,8 @@
 //! assert_eq!(row, [core::f32::consts::LN_2; 16]);
 //! ```
 
-mod constants;
+pub(crate) mod activation;
+pub(crate) mod constants;
 mod exponential;
 mod logarithm;
 mod normal;

@@ -11,7 +11,8 @@ use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::gemm::scratch::{self, Scratch};
 #[cfg(feature = "std")]
 use crate::gemm::tile::{Former, Lie, MOST_COLUMNS, Run, Store, run_tiles, tiled_rows};
-use crate::gemm::{driver, pack, panel_width};
+use crate::gemm::{pack, panel_width, problem};
+use crate::kernel::kernel;
 use crate::math;
 use crate::parallel;
 use crate::simd::{self, dispatch};
@@ -135,7 +136,7 @@ impl<'a, T: Float> AttentionOptions<'a, T> {
 
 /// The operands of one head.
 #[derive(Clone, Copy, Debug)]
-pub struct Head<'a, T: Float> {
+pub(crate) struct Head<'a, T: Float> {
     q: Matrix<'a, T>,
     k: Matrix<'a, T>,
     v: Matrix<'a, T>,
@@ -172,7 +173,7 @@ impl<'a, T: Float> Head<'a, T> {
     fn nanoseconds(&self) -> f32 {
         let scores = self.q.rows().saturating_mul(self.k.rows());
         let products = scores.saturating_mul(self.q.cols().saturating_add(self.v.cols()));
-        driver::nanoseconds::<T::Acc>(products) + 0.2 * scores as f32
+        problem::nanoseconds::<T::Acc>(products) + 0.2 * scores as f32
     }
 }
 
@@ -225,7 +226,7 @@ pub fn attention<'a, T: Float>(
     let cost = head.nanoseconds() / rows.max(1) as f32;
     let cols = out.cols();
     parallel::for_each_tile(out.reborrow(), (block, cols), cost * block as f32, |rows, _, out| {
-        T::attend(&head, rows.start, out);
+        Attend::run(&head, rows.start, out);
     });
     Ok(())
 }
@@ -263,7 +264,7 @@ pub fn attention_batch<'a, T: Float>(
                 && out.cols() > 0
             {
                 let cols = out.cols();
-                T::attend(&head, start, out.block_mut(start..start + block, 0..cols));
+                Attend::run(&head, start, out.block_mut(start..start + block, 0..cols));
             }
         }
     });
@@ -277,8 +278,10 @@ fn block_rows(count: usize, rows: usize) -> usize {
     rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
 }
 
+kernel!(Attend<T>(head: &'a Head<'a, T>, start: usize, out: MatrixMut<'a, T>) = attend);
+
 /// Computes a block of queries of a head, those from `start` on, into `out`.
-pub(crate) fn attend<T: Float>(head: &Head<'_, T>, start: usize, out: MatrixMut<'_, T>) {
+fn attend<T: Float>(head: &Head<'_, T>, start: usize, out: MatrixMut<'_, T>) {
     let level = simd::level();
     scratch::with(|scratch| {
         dispatch!(level, simd => block(simd, head, start, out, scratch));
@@ -489,7 +492,7 @@ fn block<S: Simd, T: Float>(
 /// How many queries each band of a block has: as even as can be.
 #[inline(always)]
 fn bands(rows: usize) -> impl Iterator<Item = usize> {
-    driver::runs(rows, BAND).into_iter().flat_map(|(count, len)| core::iter::repeat_n(len, count))
+    problem::runs(rows, BAND).into_iter().flat_map(|(count, len)| core::iter::repeat_n(len, count))
 }
 
 /// Lays out queries row after row in the compute type, times `scale`.

@@ -4,6 +4,7 @@ use fearless_simd::{Select, Simd, SimdBase, SimdFloat};
 
 use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes};
+use crate::kernel::kernel;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut};
@@ -74,7 +75,7 @@ pub fn dropout_add<'a, 'b, 'c, T: Float>(
     scale: T::Acc,
     out: impl Into<MatrixMut<'c, T>>,
 ) -> Result<(), ShapeError> {
-    T::dropout_elements(InOutMatrix::new("dropout_add", x.into(), out.into())?, residual.into(), mask, scale)
+    DropoutElements::run(InOutMatrix::new("dropout_add", x.into(), out.into())?, residual.into(), mask, scale)
 }
 
 /// [`dropout_add`], over its input.
@@ -99,10 +100,12 @@ pub fn dropout_add_in_place<'a, 'b, T: Float>(
     mask: Mask<'b, T>,
     scale: T::Acc,
 ) -> Result<(), ShapeError> {
-    T::dropout_elements(InOutMatrix::in_place(x.into()), residual.into(), mask, scale)
+    DropoutElements::run(InOutMatrix::in_place(x.into()), residual.into(), mask, scale)
 }
 
-pub(crate) fn dropout_elements<T: Float>(
+kernel!(DropoutElements<T>(io: InOutMatrix<'a, T>, residual: Matrix<'a, T>, mask: Mask<'a, T>, scale: T::Acc) -> Result<(), ShapeError> = dropout_elements);
+
+fn dropout_elements<T: Float>(
     io: InOutMatrix<'_, T>,
     residual: Matrix<'_, T>,
     mask: Mask<'_, T>,

@@ -4,6 +4,7 @@ use fearless_simd::{Simd, SimdBase};
 
 use crate::error::ShapeError;
 use crate::float::{Float, Lanes};
+use crate::kernel::kernel;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{Matrix, MatrixMut};
@@ -39,7 +40,7 @@ pub fn embedding<'b, T: Float>(
 ) -> Result<(), ShapeError> {
     let out = out.into();
     check(tables, out.shape())?;
-    T::look_up(tables, out);
+    LookUp::run(tables, out);
     Ok(())
 }
 
@@ -69,7 +70,7 @@ pub fn embedding_wide<'b, T: Float>(
 ) -> Result<(), ShapeError> {
     let out = out.into();
     check(tables, out.shape())?;
-    T::look_up_wide(tables, out);
+    LookUpWide::run(tables, out);
     Ok(())
 }
 
@@ -85,7 +86,10 @@ fn check<T: Float>(tables: &[(Matrix<'_, T>, &[usize])], (rows, cols): (usize, u
     Ok(())
 }
 
-pub(crate) fn look_up<T: Float, U: Float<Acc = T::Acc>>(tables: &[(Matrix<'_, T>, &[usize])], out: MatrixMut<'_, U>) {
+kernel!(LookUp<T>(tables: &'a [(Matrix<'a, T>, &'a [usize])], out: MatrixMut<'a, T>) = look_up);
+kernel!(LookUpWide<T>(tables: &'a [(Matrix<'a, T>, &'a [usize])], out: MatrixMut<'a, T::Acc>) = look_up);
+
+fn look_up<T: Float, U: Float<Acc = T::Acc>>(tables: &[(Matrix<'_, T>, &[usize])], out: MatrixMut<'_, U>) {
     let cols = out.cols();
     let level = simd::level();
     let cost = COST * tables.len() as f32 * cols as f32;

@@ -6,6 +6,7 @@ use num_traits::Float as _;
 
 use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes};
+use crate::kernel::kernel;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, Scratch};
@@ -42,7 +43,7 @@ pub fn layer_norm<'a, 'b, T: Float>(
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
     let io = InOutMatrix::new("layer_norm", x.into(), out.into())?;
-    T::layer_norm_rows(io, Affine { weight, bias }, eps)
+    LayerNormRows::run(io, Affine { weight, bias }, eps)
 }
 
 /// [`layer_norm`], over its input.
@@ -65,7 +66,7 @@ pub fn layer_norm_in_place<'a, T: Float>(
     bias: Option<&[T]>,
     eps: T::Acc,
 ) -> Result<(), ShapeError> {
-    T::layer_norm_rows(InOutMatrix::in_place(x.into()), Affine { weight, bias }, eps)
+    LayerNormRows::run(InOutMatrix::in_place(x.into()), Affine { weight, bias }, eps)
 }
 
 /// [`layer_norm`] of x + residual, in one pass: what follows each part of a transformer.
@@ -95,7 +96,7 @@ pub fn add_layer_norm<'a, 'b, T: Float>(
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
     let io = InOutMatrix::new("add_layer_norm", x.into(), out.into())?;
-    T::add_layer_norm_rows(io, residual.into(), Affine { weight, bias }, eps)
+    AddLayerNormRows::run(io, residual.into(), Affine { weight, bias }, eps)
 }
 
 /// [`add_layer_norm`], over its first input.
@@ -119,7 +120,7 @@ pub fn add_layer_norm_in_place<'a, T: Float>(
     bias: Option<&[T]>,
     eps: T::Acc,
 ) -> Result<(), ShapeError> {
-    T::add_layer_norm_rows(InOutMatrix::in_place(x.into()), residual.into(), Affine { weight, bias }, eps)
+    AddLayerNormRows::run(InOutMatrix::in_place(x.into()), residual.into(), Affine { weight, bias }, eps)
 }
 
 /// Writes x / sqrt(mean(x²) + eps) * weight to `out`, the mean being that of the row.
@@ -146,7 +147,7 @@ pub fn rms_norm<'a, 'b, T: Float>(
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
     let io = InOutMatrix::new("rms_norm", x.into(), out.into())?;
-    T::rms_norm_rows(io, Affine { weight, bias: None }, eps)
+    RmsNormRows::run(io, Affine { weight, bias: None }, eps)
 }
 
 /// [`rms_norm`], over its input.
@@ -168,7 +169,7 @@ pub fn rms_norm_in_place<'a, T: Float>(
     weight: Option<&[T]>,
     eps: T::Acc,
 ) -> Result<(), ShapeError> {
-    T::rms_norm_rows(InOutMatrix::in_place(x.into()), Affine { weight, bias: None }, eps)
+    RmsNormRows::run(InOutMatrix::in_place(x.into()), Affine { weight, bias: None }, eps)
 }
 
 /// Scales each row of `x` to length 1: x / sqrt(sum(x²)).
@@ -191,7 +192,7 @@ pub fn l2_normalize<'a, 'b, T: Float>(
     x: impl Into<Matrix<'a, T>>,
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
-    T::l2_normalize_rows(InOutMatrix::new("l2_normalize", x.into(), out.into())?);
+    L2NormalizeRows::run(InOutMatrix::new("l2_normalize", x.into(), out.into())?);
     Ok(())
 }
 
@@ -210,13 +211,13 @@ pub fn l2_normalize<'a, 'b, T: Float>(
 /// # Ok::<(), polyglot_bridge::ShapeError>(())
 /// ```
 pub fn l2_normalize_in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>) -> Result<(), ShapeError> {
-    T::l2_normalize_rows(InOutMatrix::in_place(x.into()));
+    L2NormalizeRows::run(InOutMatrix::in_place(x.into()));
     Ok(())
 }
 
 /// What is done to a row after it was normalised: times `weight`, plus `bias`.
 #[derive(Clone, Copy, Debug)]
-pub struct Affine<'a, T> {
+pub(crate) struct Affine<'a, T> {
     weight: Option<&'a [T]>,
     bias: Option<&'a [T]>,
 }
@@ -265,11 +266,12 @@ impl<T: Float> Affine<'_, T> {
     }
 }
 
-pub(crate) fn layer_norm_rows<T: Float>(
-    io: InOutMatrix<'_, T>,
-    affine: Affine<'_, T>,
-    eps: T::Acc,
-) -> Result<(), ShapeError> {
+kernel!(LayerNormRows<T>(io: InOutMatrix<'a, T>, affine: Affine<'a, T>, eps: T::Acc) -> Result<(), ShapeError> = layer_norm_rows);
+kernel!(AddLayerNormRows<T>(io: InOutMatrix<'a, T>, residual: Matrix<'a, T>, affine: Affine<'a, T>, eps: T::Acc) -> Result<(), ShapeError> = add_layer_norm_rows);
+kernel!(RmsNormRows<T>(io: InOutMatrix<'a, T>, affine: Affine<'a, T>, eps: T::Acc) -> Result<(), ShapeError> = rms_norm_rows);
+kernel!(L2NormalizeRows<T>(io: InOutMatrix<'a, T>) = l2_normalize_rows);
+
+fn layer_norm_rows<T: Float>(io: InOutMatrix<'_, T>, affine: Affine<'_, T>, eps: T::Acc) -> Result<(), ShapeError> {
     affine.check("layer_norm", io.shape().1)?;
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
@@ -280,7 +282,7 @@ pub(crate) fn layer_norm_rows<T: Float>(
     Ok(())
 }
 
-pub(crate) fn add_layer_norm_rows<T: Float>(
+fn add_layer_norm_rows<T: Float>(
     io: InOutMatrix<'_, T>,
     residual: Matrix<'_, T>,
     affine: Affine<'_, T>,
@@ -334,7 +336,7 @@ fn add<S: Simd, T: Float, U: Float<Acc = T::Acc>>(
     }
 }
 
-pub(crate) fn l2_normalize_rows<T: Float>(io: InOutMatrix<'_, T>) {
+fn l2_normalize_rows<T: Float>(io: InOutMatrix<'_, T>) {
     let count = T::Acc::from_count(io.shape().1);
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
@@ -348,11 +350,7 @@ pub(crate) fn l2_normalize_rows<T: Float>(io: InOutMatrix<'_, T>) {
     });
 }
 
-pub(crate) fn rms_norm_rows<T: Float>(
-    io: InOutMatrix<'_, T>,
-    affine: Affine<'_, T>,
-    eps: T::Acc,
-) -> Result<(), ShapeError> {
+fn rms_norm_rows<T: Float>(io: InOutMatrix<'_, T>, affine: Affine<'_, T>, eps: T::Acc) -> Result<(), ShapeError> {
     affine.check("rms_norm", io.shape().1)?;
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {

@@ -2,8 +2,9 @@
 
 use crate::error::ShapeError;
 use crate::float::Float;
-use crate::gemm::driver::{Bias, Finish, Product, Residual, Weight};
-use crate::ops::activation::Activation;
+use crate::gemm::driver::Multiply;
+use crate::gemm::problem::{Bias, Finish, Product, Residual, Weight};
+use crate::math::activation::Activation;
 use crate::view::{Matrix, MatrixMut};
 
 /// What is done to each output of [`linear`] before it is stored. The default does nothing.
@@ -109,7 +110,7 @@ pub fn linear<'a, T: Float>(
     let bias = epilogue.bias.map_or(Bias::None, Bias::Stored);
     let Epilogue { residual, activation, .. } = epilogue;
     #[cfg(not(feature = "std"))]
-    let code = <T::Acc as crate::float::Compute>::activation_code(activation);
+    let code = crate::math::activation::code::of::<T::Acc>(activation);
     let finish = Finish {
         bias,
         residual,
@@ -119,7 +120,7 @@ pub fn linear<'a, T: Float>(
     };
     let product = Product { x, weight: Weight::Matrix(weight), finish };
     check("linear", &product, &out)?;
-    T::product(product, out, true);
+    Multiply::run(product, out, true);
     Ok(())
 }
 

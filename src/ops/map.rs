@@ -4,6 +4,7 @@ use fearless_simd::{Simd, SimdBase};
 
 use crate::error::ShapeError;
 use crate::float::{Float, Lanes};
+use crate::kernel::kernel;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut};
@@ -33,7 +34,7 @@ pub fn scale<'a, 'b, T: Float>(
     factor: T::Acc,
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
-    T::scale_elements(InOutMatrix::new("scale", x.into(), out.into())?, factor);
+    ScaleElements::run(InOutMatrix::new("scale", x.into(), out.into())?, factor);
     Ok(())
 }
 
@@ -52,7 +53,7 @@ pub fn scale<'a, 'b, T: Float>(
 /// # Ok::<(), polyglot_bridge::ShapeError>(())
 /// ```
 pub fn scale_in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>, factor: T::Acc) -> Result<(), ShapeError> {
-    T::scale_elements(InOutMatrix::in_place(x.into()), factor);
+    ScaleElements::run(InOutMatrix::in_place(x.into()), factor);
     Ok(())
 }
 
@@ -101,7 +102,9 @@ pub fn map_in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>, f: impl Fn(T) 
     Ok(())
 }
 
-pub(crate) fn scale_elements<T: Float>(io: InOutMatrix<'_, T>, factor: T::Acc) {
+kernel!(ScaleElements<T>(io: InOutMatrix<'a, T>, factor: T::Acc) = scale_elements);
+
+fn scale_elements<T: Float>(io: InOutMatrix<'_, T>, factor: T::Acc) {
     let level = simd::level();
     parallel::for_each_elements(io, COST, |_, _, mut block| {
         dispatch!(level, simd => block.for_each_row(#[inline(always)] |_, row| scale_row(simd, row, factor)));

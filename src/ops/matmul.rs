@@ -2,8 +2,9 @@
 
 use crate::error::ShapeError;
 use crate::float::Float;
-use crate::gemm::driver::{self, Bias, Finish, Product, Residual, Weight};
-use crate::ops::activation::Activation;
+use crate::gemm::driver::Multiply;
+use crate::gemm::problem::{self, Bias, Finish, Product, Residual, Weight};
+use crate::math::activation::Activation;
 use crate::parallel;
 use crate::view::{Matrix, MatrixMut};
 
@@ -33,7 +34,7 @@ pub fn matmul<'a, T: Float>(
 ) -> Result<(), ShapeError> {
     let out = out.into();
     let product = product(a.into(), b.into(), &out)?;
-    T::product(product, out, true);
+    Multiply::run(product, out, true);
     Ok(())
 }
 
@@ -53,18 +54,18 @@ pub fn matmul_batch<'a, T: Float>(
     for index in 0..count {
         let (a, b, out) = item(index);
         product(a, b, &out)?;
-        work = work.max(driver::work(&a, out.cols()));
+        work = work.max(problem::work(&a, out.cols()));
     }
     let run = |index: usize, threads: bool| {
         let (a, b, out) = item(index);
         if let Ok(product) = product(a, b, &out) {
-            T::product(product, out, threads);
+            Multiply::run(product, out, threads);
         }
     };
     if count == 1 || work > LARGE {
         (0..count).for_each(|index| run(index, true));
     } else {
-        let nanoseconds = driver::nanoseconds::<T::Acc>(work);
+        let nanoseconds = problem::nanoseconds::<T::Acc>(work);
         parallel::for_each_block(count, 1, nanoseconds, |items| items.for_each(|index| run(index, false)));
     }
     Ok(())
@@ -89,7 +90,7 @@ fn product<'a, T: Float>(
             residual: Residual::None,
             activation: Activation::None,
             #[cfg(not(feature = "std"))]
-            code: <T::Acc as crate::float::Compute>::activation_code(Activation::None),
+            code: crate::math::activation::code::of::<T::Acc>(Activation::None),
         },
     })
 }

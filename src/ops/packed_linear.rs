@@ -5,9 +5,10 @@ use core::fmt;
 
 use crate::error::ShapeError;
 use crate::float::Float;
-use crate::gemm::driver::{Bias, Finish, Product, Residual, Weight};
+use crate::gemm::driver::{Multiply, MultiplyWide};
+use crate::gemm::problem::{Bias, Finish, Product, Residual, Weight};
 use crate::gemm::{pack, panel_width};
-use crate::ops::activation::Activation;
+use crate::math::activation::Activation;
 use crate::ops::linear::check;
 use crate::view::{Matrix, MatrixMut};
 
@@ -48,7 +49,7 @@ pub struct PackedLinear<'a, W: Float> {
     activation: Activation,
     /// What applies it.
     #[cfg(not(feature = "std"))]
-    code: crate::ops::activation::code::Code<W::Acc>,
+    code: crate::math::activation::code::Code<W::Acc>,
 }
 
 /// Numbers of one's own or of another.
@@ -219,7 +220,7 @@ impl<'a, W: Float> PackedLinear<'a, W> {
             out_features,
             activation,
             #[cfg(not(feature = "std"))]
-            code: <W::Acc as crate::float::Compute>::activation_code(activation),
+            code: crate::math::activation::code::of::<W::Acc>(activation),
         })
     }
 
@@ -244,7 +245,7 @@ impl<'a, W: Float> PackedLinear<'a, W> {
         let out = out.into();
         let product = self.product(x.into(), residual.into());
         check("PackedLinear", &product, &out)?;
-        W::product(product, out, true);
+        Multiply::run(product, out, true);
         Ok(())
     }
 
@@ -262,7 +263,7 @@ impl<'a, W: Float> PackedLinear<'a, W> {
         let out = out.into();
         let product = self.product(x.into(), residual.into());
         check("PackedLinear", &product, &out)?;
-        W::product_of_acc(product, out, true);
+        MultiplyWide::run(product, out, true);
         Ok(())
     }
 

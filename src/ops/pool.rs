@@ -4,6 +4,7 @@ use fearless_simd::{Simd, SimdBase};
 
 use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
+use crate::kernel::kernel;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{Matrix, MatrixMut, Tree, inlined};
@@ -56,11 +57,13 @@ pub(crate) fn mean_pool_bytes<T: Float>(
     if let Some(mask) = mask {
         ShapeError::check(OP, "mask", mask.shape(), (sequences, tokens))?;
     }
-    T::mean_pool_rows(x, mask, out);
+    MeanPoolRows::run(x, mask, out);
     Ok(())
 }
 
-pub(crate) fn mean_pool_rows<T: Float>(x: Matrix<'_, T>, mask: Option<Matrix<'_, u8>>, out: MatrixMut<'_, T>) {
+kernel!(MeanPoolRows<T>(x: Matrix<'a, T>, mask: Option<Matrix<'a, u8>>, out: MatrixMut<'a, T>) = mean_pool_rows);
+
+fn mean_pool_rows<T: Float>(x: Matrix<'_, T>, mask: Option<Matrix<'_, u8>>, out: MatrixMut<'_, T>) {
     let (sequences, cols) = out.shape();
     let tokens = x.rows() / sequences.max(1);
     let level = simd::level();

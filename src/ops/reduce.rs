@@ -3,6 +3,7 @@
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
 use crate::float::{Compute, Float};
+use crate::kernel::kernel;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{InOutMatrix, Matrix, MatrixMut, Row, Tree};
@@ -28,10 +29,12 @@ const PART: usize = 8192;
 /// assert_eq!(polyglot_bridge::sum_of_squares(&[1e20_f32; 7]), 7.0 * f64::from(1e20_f32).powi(2));
 /// ```
 pub fn sum_of_squares<'a, T: Float>(x: impl Into<Matrix<'a, T>>) -> f64 {
-    T::square_sum(x.into())
+    SquareSum::run(x.into())
 }
 
-pub(crate) fn square_sum<T: Float>(x: Matrix<'_, T>) -> f64 {
+kernel!(SquareSum<T>(x: Matrix<'a, T>) -> f64 = square_sum);
+
+fn square_sum<T: Float>(x: Matrix<'_, T>) -> f64 {
     // A sum may go down the columns as well as along the rows.
     let x = if x.has_contiguous_rows() { x } else { x.transpose() };
     if let Some(values) = x.as_slice() {

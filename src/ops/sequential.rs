@@ -8,8 +8,9 @@ use std::vec::Vec;
 
 use crate::error::ShapeError;
 use crate::float::Float;
-use crate::gemm::driver::{Residual, nanoseconds};
-use crate::ops::activation::{Activation, activate};
+use crate::gemm::problem::{Residual, nanoseconds};
+use crate::math::activation::Activation;
+use crate::ops::activation::activate;
 use crate::ops::layer_norm::{layer_norm, rms_norm};
 use crate::ops::packed_linear::PackedLinear;
 use crate::ops::softmax::{log_softmax, softmax};

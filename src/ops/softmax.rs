@@ -5,6 +5,7 @@ use num_traits::Float as _;
 
 use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes};
+use crate::kernel::kernel;
 use crate::math::{self, Constants as _, Several};
 use crate::parallel;
 use crate::simd::{self, dispatch};
@@ -46,7 +47,7 @@ pub fn softmax<'a, 'b, T: Float>(
     x: impl Into<Matrix<'a, T>>,
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
-    T::softmax_rows(InOutMatrix::new("softmax", x.into(), out.into())?);
+    SoftmaxRows::run(InOutMatrix::new("softmax", x.into(), out.into())?);
     Ok(())
 }
 
@@ -65,7 +66,7 @@ pub fn softmax<'a, 'b, T: Float>(
 /// # Ok::<(), polyglot_bridge::ShapeError>(())
 /// ```
 pub fn softmax_in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>) -> Result<(), ShapeError> {
-    T::softmax_rows(InOutMatrix::in_place(x.into()));
+    SoftmaxRows::run(InOutMatrix::in_place(x.into()));
     Ok(())
 }
 
@@ -89,7 +90,7 @@ pub fn log_softmax<'a, 'b, T: Float>(
     x: impl Into<Matrix<'a, T>>,
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
-    T::log_softmax_rows(InOutMatrix::new("log_softmax", x.into(), out.into())?);
+    LogSoftmaxRows::run(InOutMatrix::new("log_softmax", x.into(), out.into())?);
     Ok(())
 }
 
@@ -108,11 +109,14 @@ pub fn log_softmax<'a, 'b, T: Float>(
 /// # Ok::<(), polyglot_bridge::ShapeError>(())
 /// ```
 pub fn log_softmax_in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>) -> Result<(), ShapeError> {
-    T::log_softmax_rows(InOutMatrix::in_place(x.into()));
+    LogSoftmaxRows::run(InOutMatrix::in_place(x.into()));
     Ok(())
 }
 
-pub(crate) fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
+kernel!(SoftmaxRows<T>(io: InOutMatrix<'a, T>) = softmax_rows);
+kernel!(LogSoftmaxRows<T>(io: InOutMatrix<'a, T>) = log_softmax_rows);
+
+fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
         dispatch!(level, simd => {
@@ -122,7 +126,7 @@ pub(crate) fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
     });
 }
 
-pub(crate) fn log_softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
+fn log_softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
         dispatch!(level, simd => block.for_each_row(#[inline(always)] |_, row| log_softmax_row(simd, row)));

@@ -18,8 +18,8 @@ use super::sequential::Stacks;
 use crate::PackedLinear;
 use crate::error::ShapeError;
 use crate::float::Float;
-use crate::gemm::driver::Residual;
-use crate::ops::activation::Activation;
+use crate::gemm::problem::Residual;
+use crate::math::activation::Activation;
 use crate::ops::sequential::Sequential;
 use crate::view::{Matrix, MatrixMut};
 

@@ -7,7 +7,7 @@ use super::arguments::{Optional, number};
 use super::modern::{Call, Object, Returned, dropped, elementwise, normalise, rowwise};
 use super::operations::{LayerNorm, Scale, Softmax};
 use super::reduce::sum;
-use crate::ops::activation::Activation;
+use crate::math::activation::Activation;
 
 /// ``arr * factor``: `scale`, as polyglot-bridge 0.2.0 called it.
 ///

@@ -13,7 +13,7 @@ use super::operations::{
     AddLayerNorm, DropoutAdd, L2Normalize, LayerNorm, LogSoftmax, RmsNorm, Scale, Softmax, Vector,
 };
 use super::rowwise::{Operation, axis_of, run};
-use crate::ops::activation::Activation;
+use crate::math::activation::Activation;
 
 /// An argument as Python hands it over.
 pub(super) type Object<'a, 'py> = &'a Bound<'py, PyAny>;

@@ -5,7 +5,7 @@ use super::layout::{Block, OPERANDS};
 use super::rowwise::Operation;
 use crate::error::ShapeError;
 use crate::float::{Compute, Float};
-use crate::ops::activation::Activation;
+use crate::math::activation::Activation;
 use crate::ops::dropout_add::Mask;
 use crate::view::MatrixMut;
 

@@ -20,8 +20,8 @@ use super::output::Output;
 use super::rowwise::{Addresses, KEEP_GIL, released};
 use crate::error::ShapeError;
 use crate::float::Float;
-use crate::gemm::driver::Residual;
-use crate::ops::activation::Activation;
+use crate::gemm::problem::Residual;
+use crate::math::activation::Activation;
 use crate::ops::linear::Epilogue;
 
 /// What one multiplication and addition takes on one core, in nanoseconds, roughly.

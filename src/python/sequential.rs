@@ -21,7 +21,8 @@ use super::products::{self, Added, Layer};
 use super::rowwise::run;
 use crate::error::ShapeError;
 use crate::float::Compute;
-use crate::ops::activation::{Activation, activate};
+use crate::math::activation::Activation;
+use crate::ops::activation::activate;
 use crate::ops::sequential as stack;
 use crate::view::{Matrix, MatrixMut};
 

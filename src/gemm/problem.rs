@@ -1,0 +1,122 @@
+//! What a product is: its operands, what is done to its sums, and what it costs. How it is computed is told elsewhere.
+
+use core::ops::Range;
+
+use crate::error::Shape;
+use crate::float::Float;
+use crate::math::activation::Activation;
+use crate::view::Matrix;
+
+/// The right operand of a product.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Weight<'a, W> {
+    /// As the caller has it, in any strides.
+    Matrix(Matrix<'a, W>),
+    /// In panels: for each panel of columns, its rows one after the other, zeros past the last column.
+    Packed { panels: &'a [W], shape: Shape },
+}
+
+impl<W: Float> Weight<'_, W> {
+    pub(crate) fn shape(&self) -> Shape {
+        match self {
+            Self::Matrix(matrix) => matrix.shape(),
+            Self::Packed { shape, .. } => *shape,
+        }
+    }
+}
+
+/// One value a column, added to each row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bias<'a, T: Float> {
+    None,
+    Stored(&'a [T]),
+    Computed(&'a [T::Acc]),
+    /// The same for each column.
+    #[cfg(feature = "std")]
+    One(T::Acc),
+}
+
+/// What is added before the activation, element by element.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub enum Residual<'a, T> {
+    /// Nothing.
+    #[default]
+    None,
+    /// A matrix of the output's shape.
+    Matrix(Matrix<'a, T>),
+    /// What the output held before.
+    Out,
+}
+
+/// What is done to sums before they are stored: `activation(sum + bias + residual)`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Finish<'a, T: Float> {
+    pub(crate) bias: Bias<'a, T>,
+    pub(crate) residual: Residual<'a, T>,
+    pub(crate) activation: Activation,
+    /// What applies it.
+    #[cfg(not(feature = "std"))]
+    pub(crate) code: crate::math::activation::code::Code<T::Acc>,
+}
+
+/// A product with its epilogue: `activation(x @ weight + bias + residual)`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Product<'a, T: Float, W> {
+    pub(crate) x: Matrix<'a, T>,
+    pub(crate) weight: Weight<'a, W>,
+    pub(crate) finish: Finish<'a, T>,
+}
+
+/// The multiply-adds of `x` times a weight of `cols` columns.
+pub(crate) fn work<T: Float>(x: &Matrix<'_, T>, cols: usize) -> usize {
+    x.rows().saturating_mul(x.cols().max(1)).saturating_mul(cols)
+}
+
+/// About how long `work` multiply-adds take on one core.
+pub(crate) fn nanoseconds<C>(work: usize) -> f32 {
+    work as f32 * (size_of::<C>() as f32 / (4.0 * 50.0))
+}
+
+/// About how long it takes one core to read `bytes` that are not in its cache.
+pub(crate) fn reading(bytes: usize) -> f32 {
+    bytes as f32 / 25.0
+}
+
+impl<'a, W: Float> Weight<'a, W> {
+    /// The columns `cols` of a weight of `k` rows; the first of them begins a panel.
+    pub(super) fn part(self, k: usize, cols: Range<usize>) -> Self {
+        match self {
+            Self::Matrix(matrix) => Self::Matrix(matrix.block(0..k, cols)),
+            Self::Packed { panels, .. } => {
+                Self::Packed { panels: panels.get(cols.start * k..).unwrap_or(&[]), shape: (k, cols.len()) }
+            }
+        }
+    }
+}
+
+impl<T: Float> Finish<'_, T> {
+    /// What is done to these rows and columns.
+    pub(super) fn part(self, rows: Range<usize>, cols: Range<usize>) -> Self {
+        let bias = match self.bias {
+            Bias::Stored(values) => Bias::Stored(values.get(cols.clone()).unwrap_or(&[])),
+            Bias::Computed(values) => Bias::Computed(values.get(cols.clone()).unwrap_or(&[])),
+            Bias::None => Bias::None,
+            #[cfg(feature = "std")]
+            Bias::One(value) => Bias::One(value),
+        };
+        let residual = match self.residual {
+            Residual::Matrix(matrix) => Residual::Matrix(matrix.block(rows, cols)),
+            other => other,
+        };
+        Self { bias, residual, ..self }
+    }
+}
+
+/// How many rows each tile of a band has: as even as can be. Two runs of (tiles, rows of each).
+#[inline(always)]
+pub(crate) fn runs(rows: usize, most: usize) -> [(usize, usize); 2] {
+    let count = rows.div_ceil(most).max(1);
+    let (len, longer) = (rows / count, rows % count);
+    [(longer, len + 1), (count - longer, len)]
+}
