@@ -6,7 +6,9 @@ use core::ops::Range;
 use super::panel_width;
 #[cfg(feature = "std")]
 use super::part::{Ending, Sides};
-use super::problem::{Bias, Finish, Product, Residual, Weight, nanoseconds, reading};
+#[cfg(feature = "std")]
+use super::problem::{Bias, Residual};
+use super::problem::{Finish, Product, Weight, nanoseconds, reading};
 use crate::float::Float;
 use crate::kernel::kernel;
 use crate::parallel::{self, Tiling};
