@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
+import math
+import numbers
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,7 +19,8 @@ import numpy.typing as npt
 
 import polyglot_bridge as pb
 
-from ._safetensors import load
+from . import _json
+from ._safetensors import is_masked, load
 
 __all__ = ["BertConfig", "BertEncoder"]
 
@@ -35,6 +37,11 @@ _ACTIVATIONS: dict[str, Callable[[_Array], _Array]] = {
     "swish": lambda x: pb.silu(x, out=x),
     "tanh": lambda x: pb.tanh(x, out=x),
 }
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+# A longer configuration is none.
+_LONGEST_CONFIG = 1 << 24
+# How many weights that do not fit a message names.
+_NAMED = 8
 # The tokens that go through a layer together, whole rows of them: what lies between its parts stays in a cache, and takes
 # little memory.
 _GROUP = 384
@@ -66,36 +73,65 @@ class BertConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type == "int" and (type(value) is not int or value < 1):
-                raise ValueError(f"{field.name} must be a positive integer, not {value!r}")
+                raise ValueError(f"{field.name} must be a positive integer, not {_json.shown(value)}")
+        eps = self.layer_norm_eps
+        if isinstance(eps, bool) or not isinstance(eps, numbers.Real) or not 0 <= eps < math.inf:
+            raise ValueError(f"layer_norm_eps must be a number that is not negative, not {_json.shown(eps)}")
         if self.hidden_size % self.num_attention_heads:
             heads = self.num_attention_heads
             raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {heads}")
-        if self.hidden_act not in _ACTIVATIONS:
-            raise ValueError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, not {self.hidden_act!r}")
+        if not isinstance(self.hidden_act, str) or self.hidden_act not in _ACTIVATIONS:
+            raise ValueError(f"hidden_act must be one of {', '.join(_ACTIVATIONS)}, not {_json.shown(self.hidden_act)}")
         if self.position_embedding_type != "absolute":
-            raise ValueError(f"position_embedding_type must be absolute, not {self.position_embedding_type!r}")
+            kind = _json.shown(self.position_embedding_type)
+            raise ValueError(f"position_embedding_type must be absolute, not {kind}")
 
     @classmethod
     def from_json(cls, path: _Path) -> BertConfig:
-        """Read a `config.json`; what is not needed here is ignored."""
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        if not isinstance(found, dict):
-            raise ValueError(f"{os.fspath(path)}: no configuration: expected an object")
+        """Read a `config.json`; what is not needed here is ignored.
+
+        Raises
+        ------
+        ValueError
+            It is no configuration of a BERT encoder: the message names the file.
+        """
+        with open(path, "rb") as file:
+            text = file.read(_LONGEST_CONFIG + 1)
+        where = os.fsdecode(path)
+        try:
+            if len(text) > _LONGEST_CONFIG:
+                raise ValueError(f"it has more than {_LONGEST_CONFIG} bytes")
+            found = _json.parse(text, constants=True)
+            if not isinstance(found, tuple):
+                raise ValueError("expected an object")
+            values = dict(found)
+            family = values.get("model_type", "bert")
+            if family != "bert":
+                raise ValueError(f"model_type must be 'bert', not {_json.shown(family)}")
+            for key in ("is_decoder", "add_cross_attention"):
+                if values.get(key, False) is not False:
+                    raise ValueError(f"{key} must be false: this is an encoder")
+        except ValueError as error:
+            raise ValueError(f"{where}: no configuration of a BERT encoder: {error}") from None
         fields = dataclasses.fields(cls)
-        missing = [one.name for one in fields if one.default is dataclasses.MISSING and one.name not in found]
+        missing = [one.name for one in fields if one.default is dataclasses.MISSING and one.name not in values]
         if missing:
-            raise ValueError(f"{os.fspath(path)} lacks {', '.join(missing)}")
-        return cls(**{one.name: found[one.name] for one in fields if one.name in found})
+            raise ValueError(f"{where} lacks {', '.join(missing)}")
+        try:
+            return cls(**{one.name: values[one.name] for one in fields if one.name in values})
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each weight by its name."""
+        return dict(self._shapes())
+
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The name and shape of each weight, one by one: there may be more than anybody has memory for."""
         hidden, wide = self.hidden_size, self.intermediate_size
-        shapes: dict[str, tuple[int, ...]] = {
-            "embeddings.word_embeddings.weight": (self.vocab_size, hidden),
-            "embeddings.position_embeddings.weight": (self.max_position_embeddings, hidden),
-            "embeddings.token_type_embeddings.weight": (self.type_vocab_size, hidden),
-        }
+        yield "embeddings.word_embeddings.weight", (self.vocab_size, hidden)
+        yield "embeddings.position_embeddings.weight", (self.max_position_embeddings, hidden)
+        yield "embeddings.token_type_embeddings.weight", (self.type_vocab_size, hidden)
         dense = {
             "attention.self.query": (hidden, hidden),
             "attention.self.key": (hidden, hidden),
@@ -104,37 +140,47 @@ class BertConfig:
             "intermediate.dense": (wide, hidden),
             "output.dense": (hidden, wide),
         }
-        norms = ["embeddings.LayerNorm"]
-        for number in range(self.num_hidden_layers):
-            layer = f"encoder.layer.{number}."
-            norms += [layer + "attention.output.LayerNorm", layer + "output.LayerNorm"]
-            for name, shape in dense.items():
-                shapes |= {f"{layer}{name}.weight": shape, f"{layer}{name}.bias": shape[:1]}
-        for name in norms:
-            shapes |= {f"{name}.weight": (hidden,), f"{name}.bias": (hidden,)}
-        return shapes
+        layers = range(self.num_hidden_layers)
+        for number in layers:
+            for part, shape in dense.items():
+                yield f"encoder.layer.{number}.{part}.weight", shape
+                yield f"encoder.layer.{number}.{part}.bias", shape[:1]
+        norms = (
+            f"encoder.layer.{number}.{part}.LayerNorm" for number in layers for part in ("attention.output", "output")
+        )
+        for norm in itertools.chain(["embeddings.LayerNorm"], norms):
+            yield f"{norm}.weight", (hidden,)
+            yield f"{norm}.bias", (hidden,)
 
 
-def _select(found: Mapping[str, _Array], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, _Array]:
-    """Return the weights with these names, with or without a prefix; say all that is missing or of another shape."""
+def _select(found: Mapping[str, _Array], config: BertConfig) -> dict[str, _Array]:
+    """Return the weights that a configuration asks for, their names with or without a prefix; say what is missing or of
+    another shape. Stops soon where much is, whatever a configuration claims.
+    """
     # Names that older files have for a layer norm's weight and bias.
     old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    chosen, wrong = {}, []
-    for name, shape in shapes.items():
+    chosen: dict[str, _Array] = {}
+    wrong: list[str] = []
+    for name, shape in config._shapes():
         stem, last = name.rsplit(".", 2)[0], ".".join(name.rsplit(".", 2)[1:])
         names = [name, f"{stem}.{old[last]}"] if last in old else [name]
-        array = next((found[p + one] for one in names for p in ("", "bert.") if p + one in found), None)
-        if array is None:
+        stored = next((p + one for one in names for p in ("", "bert.") if p + one in found), None)
+        if stored is None:
             wrong.append(f"{name} of shape {shape} is missing")
+        elif is_masked(array := found[stored]):
+            raise TypeError(f"{name} is a masked array, and its mask would be lost")
         elif array.shape != shape:
             wrong.append(f"{name} has shape {array.shape}, expected {shape}")
-        elif array.dtype.kind != "f":
-            wrong.append(f"{name} has dtype {array.dtype}, expected floats")
+        elif array.dtype.name not in _FLOATS:
+            # Eight bits mean nothing without the scale that belongs to them.
+            wrong.append(f"{name} has dtype {array.dtype}, expected floats of 16 bits or more")
         else:
             chosen[name] = array
+        if len(wrong) > _NAMED:
+            wrong[_NAMED:] = ["and more"]
+            break
     if wrong:
-        more = f"; and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise ValueError("these weights do not fit the configuration: " + "; ".join(wrong[:8]) + more)
+        raise ValueError("these weights do not fit the configuration: " + "; ".join(wrong))
     return chosen
 
 
@@ -203,9 +249,9 @@ class BertEncoder:
         *,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
-        weights = _select(weights, config.shapes())
+        weights = _select(weights, config)
         dtype = "float32" if dtype is None else str(np.dtype(dtype)) if dtype != "bfloat16" else dtype
-        if dtype not in ("float16", "bfloat16", "float32", "float64"):
+        if dtype not in _FLOATS:
             raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, not {dtype}")
         self.config = config
         self.dtype = dtype
@@ -250,7 +296,11 @@ class BertEncoder:
             config = os.path.join(os.path.dirname(os.fspath(path)), "config.json")
         if not isinstance(config, BertConfig):
             config = BertConfig.from_json(config)
-        return cls(load(path), config, dtype, progress=progress)
+        weights = load(path)
+        try:
+            return cls(weights, config, dtype, progress=progress)
+        except ValueError as error:
+            raise ValueError(f"{os.fsdecode(path)}: {error}") from error
 
     @property
     def nbytes(self) -> int:
