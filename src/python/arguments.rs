@@ -1,13 +1,13 @@
-//! Arguments that are no arrays: numbers, and those that may be left out but not be None.
+//! Arguments that are no arrays: numbers, axes, and those that may be left out but not be None. Python code may run here:
+//! `__float__`, `__index__`.
 
 use std::convert::Infallible;
-use std::format;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::PyFloat;
+use pyo3::types::{PyFloat, PyInt};
 
-use super::errors::type_name;
+use super::errors::{type_error, type_name, wrong_axis};
 
 /// An argument with a default. None is passed on, to be refused: elsewhere `axis=None` means all axes at once.
 #[derive(Clone, Debug)]
@@ -48,12 +48,41 @@ pub(super) fn number(op: &str, name: &str, object: &Bound<'_, PyAny>) -> PyResul
 fn convert(op: &str, name: &str, object: &Bound<'_, PyAny>) -> PyResult<f64> {
     // NumPy gives its arrays of one element a value, and warns of it.
     let is_array = object.hasattr("ndim")? && !object.getattr("ndim")?.eq(0)?;
-    let number = if is_array { Err(PyTypeError::new_err("")) } else { object.extract::<f64>() };
-    number.map_err(|error| {
-        if error.is_instance_of::<PyTypeError>(object.py()) {
-            PyTypeError::new_err(format!("{op}: {name} must be a number, not {}", type_name(object)))
-        } else {
-            error
+    let wrong = || type_error!("{op}: {name} must be a number, not {}", type_name(object));
+    if is_array {
+        return Err(wrong());
+    }
+    object
+        .extract::<f64>()
+        .map_err(|error| if error.is_instance_of::<PyTypeError>(object.py()) { wrong() } else { error })
+}
+
+/// The axis that an argument names, among `ndim`; a 0-d array counts as a row of one element.
+#[inline]
+pub(super) fn axis_of(op: &str, axis: &Optional<'_, '_>, ndim: usize) -> PyResult<usize> {
+    match axis {
+        Optional::Default => Ok(ndim.saturating_sub(1)),
+        Optional::Given(axis) => find_axis(op, axis, ndim),
+    }
+}
+
+fn find_axis(op: &str, axis: &Bound<'_, PyAny>, ndim: usize) -> PyResult<usize> {
+    let number = match axis.cast_exact::<PyInt>() {
+        Ok(number) => number.clone().into_any(),
+        Err(_) => index(op, axis)?,
+    };
+    let dims = ndim.max(1).cast_signed();
+    match number.extract::<isize>() {
+        Ok(number) if (-dims..dims).contains(&number) => {
+            Ok(if number < 0 { number + dims } else { number }.unsigned_abs())
         }
-    })
+        _ => Err(wrong_axis(axis.py(), op, &number, ndim)),
+    }
+}
+
+/// `operator.index`
+fn index<'py>(op: &str, axis: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: the object is alive.
+    let number = unsafe { Bound::from_owned_ptr_or_err(axis.py(), pyo3::ffi::PyNumber_Index(axis.as_ptr())) };
+    number.map_err(|_| type_error!("{op}: axis must be an integer, not {}", type_name(axis)))
 }

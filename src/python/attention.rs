@@ -1,57 +1,40 @@
 //! `attention` on arrays whose leading dimensions broadcast. The kernel is in `ops::attention`.
 
-use std::format;
-use std::vec::Vec;
-
 use numpy::npyffi::npy_intp;
-use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 
 use super::arguments::number;
-use super::arrays::{MaskArray, NdArray, for_dtype, take_all, take_mask};
-use super::errors::Shape;
-use super::layout::Block;
+use super::call::{self, Object, Returned};
+use super::dims::{Dims, Strides};
+use super::dtype::{Element, for_dtype};
+use super::errors::{Shape, value_error};
+use super::linear::COST;
 use super::matmul::broadcast;
-use super::modern::{Object, Returned};
-use super::output::Output;
-use super::products::{COST, Dims};
-use super::rowwise::{KEEP_GIL, released};
-use crate::float::{Compute, Float};
+use super::ndarray::{Block, NdArray, Place};
+use super::out::Output;
+use super::take::{MaskArray, slots, take_all, take_mask};
+use crate::float::Compute;
 use crate::ops::attention::{AttentionMask, AttentionOptions, attention_batch};
 
 const OP: &str = "attention";
 
-/// Where the operands of one head lie: q, k, v, the mask, the result.
-type Places = [Block; 5];
-
 /// What the heads of a call have in common.
 #[derive(Clone, Copy)]
 struct Common {
-    mask: Option<Kind>,
+    /// Whether a mask selects keys, or is added to the scores.
+    selects: bool,
     causal: bool,
     scale: Option<f64>,
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Select,
-    Add,
-}
-
 impl Common {
-    /// # Safety
-    ///
-    /// The block lies in a live mask of this kind, of the dtype `T` where it is added.
-    unsafe fn options<'a, T: Float>(&self, mask: &Block) -> AttentionOptions<'a, T> {
+    fn options<'a, T: Element>(&self, mask: Option<Block<'a>>) -> AttentionOptions<'a, T> {
         let mut options = AttentionOptions::new().causal(self.causal);
         options.scale = self.scale.map(T::Acc::from_f64);
-        // SAFETY: the caller's promise.
-        options.mask = unsafe {
-            match self.mask {
-                None => AttentionMask::None,
-                Some(Kind::Select) => AttentionMask::Select(mask.matrix::<u8>()),
-                Some(Kind::Add) => AttentionMask::Add(mask.matrix::<T>()),
-            }
+        options.mask = match mask {
+            None => AttentionMask::None,
+            Some(mask) if self.selects => AttentionMask::Select(mask.bytes()),
+            Some(mask) => AttentionMask::Add(mask.matrix()),
         };
         options
     }
@@ -60,70 +43,57 @@ impl Common {
 /// An array of matrices, its shape and strides cut in two.
 struct Stack<'a> {
     batch: &'a [npy_intp],
-    steps: &'a [npy_intp],
-    /// One of them.
-    block: Block,
+    steps: Strides<'a>,
+    /// The first of them.
+    place: Place,
 }
 
 impl<'a> Stack<'a> {
     fn new(name: &str, array: &'a NdArray<'_>) -> PyResult<Self> {
-        match (array.shape(), array.strides()) {
-            ([batch @ .., rows, cols], [steps @ .., row_stride, col_stride]) => {
-                Ok(Self { batch, steps, block: block(array.data(), [*rows, *cols], [*row_stride, *col_stride]) })
-            }
-            (shape, _) => {
-                let shape = Shape(shape);
-                Err(PyValueError::new_err(format!("{OP}: {name} has shape {shape}, expected two dimensions or more")))
-            }
+        if array.ndim() < 2 {
+            let shape = Shape(array.shape());
+            return Err(value_error!("{OP}: {name} has shape {shape}, expected two dimensions or more"));
         }
+        Ok(Self::of(array))
     }
 
-    /// A mask, whose missing dimensions count as 1. A dimension of 1 does not move.
-    fn of_mask(array: &'a NdArray<'_>) -> Self {
-        let (shape, strides) = (array.shape(), array.strides());
-        let last = |values: &[npy_intp], place: usize| values.len().checked_sub(place).map(|index| values[index]);
-        let shape_of = |place| last(shape, place).unwrap_or(1);
-        let stride_of = |place| last(strides, place).filter(|_| shape_of(place) != 1).unwrap_or(0);
-        let leading = shape.len().saturating_sub(2);
-        Self {
-            batch: &shape[..leading],
-            steps: &strides[..leading],
-            block: block(array.data(), [shape_of(2), shape_of(1)], [stride_of(2), stride_of(1)]),
+    /// Dimensions that are missing count as 1. A dimension of 1 does not move.
+    fn of(array: &'a NdArray<'_>) -> Self {
+        let leading = array.ndim().saturating_sub(2);
+        let mut place = Place::of(array);
+        if place.rows == 1 {
+            place.row_stride = 0;
         }
+        if place.cols == 1 {
+            place.col_stride = 0;
+        }
+        Self { batch: &array.shape()[..leading], steps: array.strides(), place }
     }
 
     /// How far each dimension of a batch that this one's broadcasts to moves.
-    fn steps_in(&self, batch: &[npy_intp]) -> Vec<npy_intp> {
+    fn steps_in(&self, batch: &[npy_intp]) -> PyResult<Dims> {
         let missing = batch.len() - self.batch.len();
         let step = |axis: usize| match axis.checked_sub(missing) {
             Some(own) if self.batch[own] != 1 => self.steps[own],
             _ => 0,
         };
-        (0..batch.len()).map(step).collect()
+        Dims::collect(batch.len(), (0..batch.len()).map(step))
     }
 }
 
-fn block(data: *mut u8, [rows, cols]: [npy_intp; 2], [row_stride, col_stride]: [npy_intp; 2]) -> Block {
-    Block { data, rows: rows.unsigned_abs(), cols: cols.unsigned_abs(), row_stride, col_stride }
-}
-
-/// The places of all heads of a batch.
-fn heads(batch: &[npy_intp], one: Places, steps: &[Vec<npy_intp>; 5]) -> PyResult<Vec<Places>> {
-    let count = batch.iter().map(|dim| dim.unsigned_abs()).product();
-    let mut all = Vec::new();
-    all.try_reserve_exact(count).map_err(|_| PyMemoryError::new_err(format!("{OP}: {count} heads")))?;
-    for index in 0..count {
-        let (mut rest, mut places) = (index, one);
-        for (axis, dim) in batch.iter().enumerate().rev() {
-            let place = (rest % dim.unsigned_abs()).cast_signed();
-            rest /= dim.unsigned_abs();
-            for (block, steps) in places.iter_mut().zip(steps) {
-                block.data = block.data.wrapping_offset(place * steps[axis]);
-            }
+/// Where the matrices of a head lie, from where those of the first do and the steps of their dimensions.
+#[inline]
+fn head<const N: usize>(index: usize, batch: &[npy_intp], first: &[Place; N], steps: &[Dims; N]) -> [Place; N] {
+    let (mut rest, mut places) = (index, *first);
+    for (axis, dim) in batch.iter().map(|dim| dim.unsigned_abs()).enumerate().rev() {
+        // The outermost dimension has no need of a division.
+        let along = if axis == 0 || rest < dim { rest } else { rest % dim }.cast_signed();
+        rest = if axis == 0 || rest < dim { 0 } else { rest / dim };
+        for (place, steps) in places.iter_mut().zip(steps) {
+            place.offset = place.offset.wrapping_add(along.wrapping_mul(steps[axis]));
         }
-        all.push(places);
     }
-    Ok(all)
+    places
 }
 
 /// Scaled dot-product attention: ``softmax(q @ k.T * scale + mask) @ v`` for each head.
@@ -176,21 +146,18 @@ pub(super) fn attention<'py>(
     scale: Option<Object<'_, 'py>>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let ([Some(q), Some(k), Some(v)], dtype) = take_all(OP, [("q", Some(q)), ("k", Some(k)), ("v", Some(v))])? else {
-        return Err(PyValueError::new_err("an array is missing"));
-    };
+    let mut slots = slots();
+    let dtype = take_all(OP, [("q", Some(q)), ("k", Some(k)), ("v", Some(v))], &mut slots)?;
+    let [Some(q), Some(k), Some(v)] = &slots else { return Err(value_error!("{OP}: an array is missing")) };
     let mask = mask.map(|mask| take_mask(OP, "mask", mask, dtype)).transpose()?;
-    let kind = mask.as_ref().map(|mask| match mask {
-        MaskArray::Selects(_) => Kind::Select,
-        MaskArray::Multiplies(_) => Kind::Add,
-    });
     let scale = scale.map(|scale| number(OP, "scale", scale)).transpose()?;
+    let common = Common { selects: matches!(mask, Some(MaskArray::Selects(_))), causal, scale };
     let (py, item) = (q.py(), dtype.size().cast_signed());
-    let stacks = [Stack::new("q", &q)?, Stack::new("k", &k)?, Stack::new("v", &v)?];
-    let [queries, keys, values] = stacks.each_ref().map(|stack| stack.block);
+    let stacks = [Stack::new("q", q)?, Stack::new("k", k)?, Stack::new("v", v)?];
+    let [queries, keys, values] = stacks.each_ref().map(|stack| stack.place);
     let misfit = |why: &str| {
         let (q, k, v) = (Shape(q.shape()), Shape(k.shape()), Shape(v.shape()));
-        PyValueError::new_err(format!("{OP}: q has shape {q}, k has shape {k} and v has shape {v}: {why}"))
+        value_error!("{OP}: q has shape {q}, k has shape {k} and v has shape {v}: {why}")
     };
     if queries.cols != keys.cols {
         return Err(misfit("the last dimensions of q and k must be the same"));
@@ -198,58 +165,62 @@ pub(super) fn attention<'py>(
     if keys.rows != values.rows {
         return Err(misfit("k and v must have as many rows"));
     }
-    let Some(batch) = broadcast(stacks[0].batch, stacks[1].batch).and_then(|batch| broadcast(&batch, stacks[2].batch))
-    else {
+    let (mut scores, mut batch) = (Dims::EMPTY, Dims::EMPTY);
+    if !(broadcast(OP, stacks[0].batch, stacks[1].batch, &mut scores)?
+        && broadcast(OP, &scores, stacks[2].batch, &mut batch)?)
+    {
         return Err(misfit("their leading dimensions do not broadcast"));
-    };
-    let masks = mask.as_ref().map(|mask| Stack::of_mask(mask));
+    }
+    let masks = mask.as_ref().map(|mask| Stack::of(mask));
     if let (Some(stack), Some(mask)) = (&masks, &mask) {
         let fits = |found: usize, wanted: usize| found == 1 || found == wanted;
-        let whole = broadcast(stack.batch, &batch).is_some_and(|both| both == batch);
-        if !(whole && fits(stack.block.rows, queries.rows) && fits(stack.block.cols, keys.rows)) {
+        let mut both = Dims::EMPTY;
+        let whole = broadcast(OP, stack.batch, &batch, &mut both)? && *both == *batch;
+        if !(whole && fits(stack.place.rows, queries.rows) && fits(stack.place.cols, keys.rows)) {
             let face = [queries.rows.cast_signed(), keys.rows.cast_signed()];
-            let (found, expected) = (Shape(mask.shape()), [&batch[..], &face].concat());
-            let expected = Shape(&expected);
-            return Err(PyValueError::new_err(format!(
+            let expected = Dims::new(OP, &[&batch, &face])?;
+            let (found, expected) = (Shape(mask.shape()), Shape(&expected));
+            return Err(value_error!(
                 "{OP}: mask has shape {found}, which does not broadcast to {expected}, the shape of the scores"
-            )));
+            ));
         }
     }
     let face = [queries.rows.cast_signed(), values.cols.cast_signed()];
-    let shape = Dims::new(OP, [&batch, &face, &[]])?;
+    let shape = Dims::new(OP, &[&batch, &face])?;
+    let mut slot = None;
     let mut output = match out {
-        None => Output::fresh(py, dtype, &shape)?,
+        None => Output::fresh(&mut slot, py, dtype, &shape)?,
         Some(out) => {
-            let inputs = [None, Some(&*q), Some(&*k), Some(&*v), mask.as_deref()];
-            Output::given(OP, out, dtype, &shape, &inputs, Some(shape.len() - 1))?
+            let inputs = [None, Some(&**q), Some(&**k), Some(&**v), mask.as_deref()];
+            Output::given(&mut slot, OP, out, dtype, &shape, &inputs, core::iter::empty(), Some(shape.len() - 1))?
         }
     };
-    if output.target().len() == 0 {
+    if output.written().len() == 0 {
         return output.finish();
     }
-    let down = |target: &NdArray<'py>| target.strides()[shape.len() - 2];
-    if queries.rows > 1 && (down(output.target()) < face[1] * item) {
+    let down = |written: &NdArray<'py>| written.strides()[shape.len() - 2];
+    if queries.rows > 1 && (down(output.written()) < face[1] * item) {
         output.make_dense(dtype)?;
     }
-    let target = output.target();
-    let result = Stack::new("out", target)?;
-    let places = [queries, keys, values, masks.as_ref().map_or(queries, |mask| mask.block), result.block];
+    let result = Stack::new("out", output.written())?;
+    let result_place = Place { col_stride: item, ..Place::of(output.written()) };
+    let first = [queries, keys, values, masks.as_ref().map_or(queries, |mask| mask.place), result_place];
     let [q_steps, k_steps, v_steps] = stacks.each_ref().map(|stack| stack.steps_in(&batch));
-    let mask_steps = masks.as_ref().map_or_else(|| std::vec![0; batch.len()], |mask| mask.steps_in(&batch));
-    let all = heads(&batch, places, &[q_steps, k_steps, v_steps, mask_steps, result.steps_in(&batch)])?;
-    let common = Common { mask: kind, causal, scale };
-    let work = queries.rows as f32 * keys.rows as f32 * (queries.cols + values.cols) as f32 * all.len() as f32;
-    let run = move || {
-        for_dtype!(dtype, T => attention_batch(all.len(), |index| {
-            let [q, k, v, mask, out] = &all[index];
-            // SAFETY: matrices within arrays of this dtype that are alive during the call; results are apart, and no
-            // row of one overlaps another.
-            unsafe {
-                let out = out.matrix_mut::<T>();
-                ([q.matrix::<T>(), k.matrix::<T>(), v.matrix::<T>()], common.options::<T>(mask), out)
-            }
+    let mask_steps = masks.as_ref().unwrap_or(&stacks[0]).steps_in(&batch)?;
+    let steps = [q_steps?, k_steps?, v_steps?, mask_steps, result.steps_in(&batch)?];
+    let count = batch.iter().map(|dim| dim.unsigned_abs()).product::<usize>();
+    let work = queries.rows as f32 * keys.rows as f32 * (queries.cols + values.cols) as f32 * count as f32;
+    let inputs = [Some(&**q), Some(&**k), Some(&**v), mask.as_deref()];
+    call::run(OP, inputs, output, work * COST, move |operands, out| {
+        let [Some(q), Some(k), Some(v), mask] = operands else { return Ok(()) };
+        for_dtype!(dtype, T => attention_batch(count, |index| {
+            let [q_place, k_place, v_place, mask_place, target] = head(index, &batch, &first, &steps);
+            let matrices = [q.block(q_place), k.block(k_place), v.block(v_place)].map(|block| block.matrix::<T>());
+            let mask = mask.as_ref().map(|mask| mask.block(mask_place));
+            // SAFETY: heads have no element of the result in common, and `attention_batch` gives each thread other rows
+            // of one.
+            let out = unsafe { out.shared_block(target) };
+            (matrices, common.options::<T>(mask), out.matrix::<T>())
         }))
-    };
-    if work * COST < KEEP_GIL { run() } else { released(py, run) }?;
-    output.finish()
+    })
 }

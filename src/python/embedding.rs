@@ -1,21 +1,18 @@
 //! What stands before and behind a transformer: `embedding` and `mean_pool`. The kernels are in `ops`.
 
-use std::format;
 use std::vec::Vec;
 
 use numpy::npyffi::npy_intp;
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::arrays::{Array, MaskArray, NdArray, for_dtype, take, take_mask};
-use super::errors::{Shape, type_name, wrong_shape};
-use super::layers::{compute, dtype_of};
-use super::layout::Block;
-use super::modern::{Object, Returned};
-use super::output::Output;
-use super::products::{Dims, block_of};
-use super::rowwise::{KEEP_GIL, released};
+use super::call::{self, Object, Returned};
+use super::dims::Dims;
+use super::dtype::{Dtype, for_dtype};
+use super::errors::{Shape, out_of_memory, type_error, value_error, wrong_shape};
+use super::ndarray::NdArray;
+use super::out::Output;
+use super::take::{Array, take, take_ids, take_own, take_selection};
 use crate::float::Float;
 use crate::ops::embedding::{embedding as look_up, embedding_wide};
 use crate::ops::pool::mean_pool_bytes;
@@ -23,24 +20,38 @@ use crate::ops::pool::mean_pool_bytes;
 /// What one element takes on one core, in nanoseconds, roughly.
 const COST: f32 = 0.3;
 
-/// An argument that may be a tuple of several.
-fn several<'py>(argument: Object<'_, 'py>) -> Vec<Bound<'py, PyAny>> {
-    argument.cast::<PyTuple>().map_or_else(|_| std::vec![argument.clone()], |tuple| tuple.iter().collect())
+/// As many values as `items` gives, or a MemoryError.
+fn collect<T>(len: usize, items: impl Iterator<Item = PyResult<T>>) -> PyResult<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| out_of_memory())?;
+    for item in items.take(len) {
+        values.push(item?);
+    }
+    Ok(values)
 }
 
-/// Numbers of rows, as `intp` side by side.
-fn take_ids<'py>(ids: Object<'_, 'py>) -> PyResult<NdArray<'py>> {
-    let numpy = ids.py().import("numpy")?;
-    let array = numpy.call_method1("asarray", (ids,))?;
-    let kind = array.getattr("dtype")?.getattr("kind")?.extract::<char>()?;
-    let empty = array.getattr("size")?.extract::<usize>()? == 0;
-    if !matches!(kind, 'i' | 'u') && !empty {
-        let dtype = array.getattr("dtype")?;
-        return Err(PyTypeError::new_err(format!("embedding: ids has dtype {dtype}, expected integers")));
+/// What `take` makes of an argument that may be a tuple of several.
+fn several<'py, T>(
+    argument: Object<'_, 'py>,
+    mut take: impl FnMut(&Bound<'py, PyAny>) -> PyResult<T>,
+) -> PyResult<Vec<T>> {
+    match argument.cast::<PyTuple>() {
+        Ok(tuple) => collect(tuple.len(), tuple.iter().map(|item| take(&item))),
+        Err(_) => collect(1, [take(argument)].into_iter()),
     }
-    let array = numpy.call_method1("asarray", (array, "intp", "C"))?;
-    NdArray::any(&array)
-        .ok_or_else(|| PyTypeError::new_err(format!("embedding: ids must be an array, not {}", type_name(ids))))
+}
+
+/// Numbers of rows of their own, each of which is in range: nobody can change these while they are used.
+fn numbers(op: &str, ids: &NdArray<'_>, table: &Array<'_>) -> PyResult<Vec<usize>> {
+    let rows = table.shape()[0];
+    let number = |id: npy_intp| match usize::try_from(id) {
+        Ok(number) if id < rows => Ok(number),
+        _ => {
+            let shape = Shape(table.shape());
+            Err(value_error!("{op}: ids has {id}, which is out of range for a table of shape {shape}"))
+        }
+    };
+    collect(ids.len(), ids.operand(op)?.intps().map(number))
 }
 
 /// Rows of tables by number: ``table[ids]``, or the sum of several such.
@@ -88,114 +99,76 @@ pub(super) fn embedding<'py>(
 ) -> Returned<'py> {
     const OP: &str = "embedding";
     let py = ids.py();
-    let (ids, tables) = (several(ids), several(table));
+    let ids = several(ids, |ids| take_ids(OP, "ids", ids))?;
+    let tables = several(table, |table| take_own(OP, "table", table))?;
     let (count, ids_count) = (tables.len(), ids.len());
     if count == 0 || count != ids_count {
-        return Err(PyValueError::new_err(format!("{OP}: there are {ids_count} arrays of ids and {count} tables")));
+        return Err(value_error!("{OP}: there are {ids_count} arrays of ids and {count} tables"));
     }
-    let ids = ids.iter().map(take_ids).collect::<PyResult<Vec<NdArray<'py>>>>()?;
-    let tables = tables.iter().map(|table| take(OP, "table", table)).collect::<PyResult<Vec<Array<'py>>>>()?;
     let (shape, stored) = (ids[0].shape(), tables[0].dtype());
-    let features = match tables[0].shape() {
-        &[_, features] => features,
-        found => {
-            let found = Shape(found);
-            return Err(PyValueError::new_err(format!("{OP}: table has shape {found}, expected two dimensions")));
-        }
+    let two_dimensions = |found: &[npy_intp]| {
+        let found = Shape(found);
+        value_error!("{OP}: table has shape {found}, expected two dimensions")
     };
+    let &[_, features] = tables[0].shape() else { return Err(two_dimensions(tables[0].shape())) };
     for table in &tables {
         if table.dtype() != stored {
             let (one, other) = (stored.name(), table.dtype().name());
-            return Err(PyTypeError::new_err(format!("{OP}: a table has dtype {one} and another has dtype {other}")));
+            return Err(type_error!("{OP}: a table has dtype {one} and another has dtype {other}"));
         }
         match table.shape() {
             &[rows, found] if found != features => {
-                return Err(wrong_shape(OP, "table", &[rows, found], &[rows, features], ", as the first table has"));
+                let why = format_args!(", as the first table has");
+                return Err(wrong_shape(OP, "table", &[rows, found], &[rows, features], why));
             }
             [_, _] => {}
-            found => {
-                let found = Shape(found);
-                return Err(PyValueError::new_err(format!("{OP}: table has shape {found}, expected two dimensions")));
-            }
+            found => return Err(two_dimensions(found)),
         }
     }
-    let wide = compute(stored);
-    let dtype = dtype.map(|dtype| dtype_of(py, dtype)).transpose()?.unwrap_or(stored);
+    let wide = stored.compute();
+    let dtype = dtype.map(|dtype| Dtype::from_argument(OP, dtype)).transpose()?.unwrap_or(stored);
     if dtype != stored && dtype != wide {
         let (dtype, stored, wide) = (dtype.name(), stored.name(), wide.name());
-        return Err(PyTypeError::new_err(format!("{OP}: dtype is {dtype}, expected {stored} or {wide}")));
+        return Err(type_error!("{OP}: dtype is {dtype}, expected {stored} or {wide}"));
     }
-    for (ids, table) in ids.iter().zip(&tables) {
+    for ids in &ids {
         if ids.shape() != shape {
-            return Err(wrong_shape(OP, "ids", ids.shape(), shape, ", the shape of the first"));
-        }
-        let rows = table.shape()[0];
-        if let Some(id) = numbers(ids).iter().find(|id| !(0..rows).contains(*id)) {
-            let rows = Shape(table.shape());
-            return Err(PyValueError::new_err(format!(
-                "{OP}: ids has {id}, which is out of range for a table of shape {rows}"
-            )));
+            let why = format_args!(", the shape of the first");
+            return Err(wrong_shape(OP, "ids", ids.shape(), shape, why));
         }
     }
-    let shape = Dims::new(OP, [shape, &[features], &[]])?;
+    let shape = Dims::new(OP, &[shape, &[features]])?;
+    let numbers = collect(count, ids.iter().zip(&tables).map(|(ids, table)| numbers(OP, ids, table)))?;
+    let mut slot = None;
     let mut output = match out {
-        None => Output::fresh(py, dtype, &shape)?,
+        None => Output::fresh(&mut slot, py, dtype, &shape)?,
         Some(out) => {
-            let mut inputs = std::vec![None];
-            inputs.extend(ids.iter().map(Some));
-            inputs.extend(tables.iter().map(|table| Some(&**table)));
-            Output::given(OP, out, dtype, &shape, &inputs, Some(shape.len() - 1))?
+            let tables = collect(count, tables.iter().map(|table| Ok(Some(&**table))))?;
+            // Ids were copied: what becomes of them no longer matters.
+            let inputs = collect(count + 1, [Ok(None)].into_iter().chain(tables.into_iter().map(Ok)))?;
+            Output::given(&mut slot, OP, out, dtype, &shape, &inputs, core::iter::empty(), Some(shape.len() - 1))?
         }
     };
     output.make_dense(dtype)?;
-    let target = output.target();
-    if target.len() == 0 {
+    let len = output.written().len();
+    if len == 0 {
         return output.finish();
     }
-    let out = rows_of(target, features);
-    let parts: Vec<(Block, &[usize])> = ids
-        .iter()
-        .zip(&tables)
-        .map(|(ids, table)| {
-            let ids = numbers(ids);
-            // SAFETY: the same numbers, none of which is negative.
-            (block_of(table), unsafe { core::slice::from_raw_parts(ids.as_ptr().cast(), ids.len()) })
-        })
-        .collect();
-    let work = target.len() as f32 * count as f32 * COST;
-    let run = move || {
+    let features = features.unsigned_abs();
+    let work = len as f32 * count as f32 * COST;
+    call::run(OP, &tables[..], output, work, move |tables, mut out| {
+        let out = out.dense(len / features, features);
         for_dtype!(stored, T => {
-            // SAFETY: blocks of live arrays of this dtype.
-            let parts: Vec<_> = parts.iter().map(|(table, ids)| (unsafe { table.matrix::<T>() }, *ids)).collect();
-            // SAFETY: the result is an array of its own, of one dtype or the other.
-            unsafe {
-                if dtype == stored {
-                    look_up(&parts, out.matrix_mut::<T>())
-                } else {
-                    embedding_wide::<T>(&parts, out.matrix_mut::<<T as Float>::Acc>())
-                }
+            let tables = tables.iter().map(|table| table.matrix().matrix::<T>());
+            let parts = collect(count, tables.zip(&numbers).map(|(table, numbers)| Ok((table, &numbers[..]))))?;
+            if dtype == stored {
+                look_up(&parts, out.matrix::<T>())?;
+            } else {
+                embedding_wide::<T>(&parts, out.matrix::<<T as Float>::Acc>())?;
             }
+            Ok::<(), PyErr>(())
         })
-    };
-    if work < KEEP_GIL { run() } else { released(py, run) }?;
-    output.finish()
-}
-
-/// The numbers of an array that `take_ids` made.
-fn numbers<'a>(ids: &'a NdArray<'_>) -> &'a [npy_intp] {
-    match ids.len() {
-        0 => &[],
-        // SAFETY: a contiguous array of `intp`, alive during the call, which nothing writes to meanwhile.
-        len => unsafe { core::slice::from_raw_parts(ids.data().cast(), len) },
-    }
-}
-
-/// A dense array as rows of so many elements.
-fn rows_of(array: &NdArray<'_>, cols: npy_intp) -> Block {
-    let (len, item) = (array.len(), array.itemsize().cast_signed());
-    let cols = cols.unsigned_abs();
-    let row_stride = cols.cast_signed() * item;
-    Block { data: array.data(), rows: len / cols.max(1), cols, row_stride, col_stride: item }
+    })
 }
 
 /// The mean of each sequence's rows, but for those that a mask hides.
@@ -236,57 +209,46 @@ pub(super) fn mean_pool<'py>(
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     const OP: &str = "mean_pool";
-    let x = take(OP, "x", x)?;
+    let mut x_slot = None;
+    let x = take(OP, "x", x, &mut x_slot)?;
     let (py, dtype) = (x.py(), x.dtype());
     let (batch, tokens, features) = match x.shape() {
         [batch @ .., tokens, features] => (batch, *tokens, *features),
         found => {
             let found = Shape(found);
-            return Err(PyValueError::new_err(format!("{OP}: x has shape {found}, expected two dimensions or more")));
+            return Err(value_error!("{OP}: x has shape {found}, expected two dimensions or more"));
         }
     };
-    let mask = match mask.map(|mask| take_mask(OP, "mask", mask, dtype)).transpose()? {
-        None => None,
-        Some(MaskArray::Selects(mask)) if mask.is_c_contiguous() => Some(mask),
-        Some(MaskArray::Selects(mask)) => NdArray::any(&mask.into_object().call_method0("copy")?),
-        Some(MaskArray::Multiplies(mask)) => {
-            let found = mask.dtype().name();
-            return Err(PyTypeError::new_err(format!("{OP}: mask has dtype {found}, expected bool or integers")));
-        }
-    };
+    let mask = mask.map(|mask| take_selection(OP, "mask", mask)).transpose()?;
     if let Some(mask) = &mask {
-        let expected = Dims::new(OP, [batch, &[tokens], &[]])?;
+        let expected = Dims::new(OP, &[batch, &[tokens]])?;
         if mask.shape() != &*expected {
-            return Err(wrong_shape(OP, "mask", mask.shape(), &expected, ", one for each row of x"));
+            let why = format_args!(", one for each row of x");
+            return Err(wrong_shape(OP, "mask", mask.shape(), &expected, why));
         }
     }
-    let shape = Dims::new(OP, [batch, &[features], &[]])?;
+    let shape = Dims::new(OP, &[batch, &[features]])?;
+    let mut slot = None;
     let mut output = match out {
-        None => Output::fresh(py, dtype, &shape)?,
-        Some(out) => Output::given(OP, out, dtype, &shape, &[None, Some(&*x), mask.as_ref()], Some(shape.len() - 1))?,
+        None => Output::fresh(&mut slot, py, dtype, &shape)?,
+        Some(out) => {
+            let inputs = [None, Some(&**x), mask.as_ref()];
+            Output::given(&mut slot, OP, out, dtype, &shape, &inputs, core::iter::empty(), Some(shape.len() - 1))?
+        }
     };
     output.make_dense(dtype)?;
-    let x = x.contiguous()?;
-    let target = output.target();
-    if target.len() == 0 {
+    let mut dense = None;
+    let x = x.contiguous(OP, &mut dense)?;
+    let len = output.written().len();
+    if len == 0 {
         return output.finish();
     }
-    let (source, result) = (rows_of(&x, features), rows_of(target, features));
-    let mask = mask.map(|mask| Block {
-        data: mask.data(),
-        rows: result.rows,
-        cols: tokens.unsigned_abs(),
-        row_stride: tokens,
-        col_stride: 1,
-    });
-    let work = x.len() as f32 * COST;
-    let run = move || {
-        // SAFETY: dense arrays of this dtype and a mask of bytes, alive during the call; the result is one of its own.
-        for_dtype!(dtype, T => unsafe {
-            let mask = mask.map(|mask| mask.matrix::<u8>());
-            mean_pool_bytes(source.matrix::<T>(), mask, result.matrix_mut::<T>())
-        })
-    };
-    if work < KEEP_GIL { run() } else { released(py, run) }?;
-    output.finish()
+    let (tokens, features) = (tokens.unsigned_abs(), features.unsigned_abs());
+    let rows = len / features;
+    call::run(OP, [Some(&**x), mask.as_ref()], output, x.len() as f32 * COST, move |[x, mask], mut out| {
+        let Some(x) = x else { return Ok(()) };
+        let mask = mask.map(|mask| mask.dense(rows, tokens).bytes());
+        let (x, out) = (x.dense(rows * tokens, features), out.dense(rows, features));
+        for_dtype!(dtype, T => mean_pool_bytes(x.matrix::<T>(), mask, out.matrix::<T>()))
+    })
 }

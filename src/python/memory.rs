@@ -1,15 +1,12 @@
 //! Large results in memory from the crate's cache, which their arrays give back when they are freed; and the cache as
 //! Python sees it.
 
-use std::format;
-
 use numpy::npyffi::{self, NPY_ARRAY_BEHAVED, NpyTypes, PY_ARRAY_API, PyArray_Descr, npy_intp};
-use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt};
 
-use super::arrays::NdArray;
-use super::errors::type_name;
+use super::errors::{error, type_error, type_name, value_error};
 use crate::cache::{self, Buffer};
 
 /// Results of at least as many bytes come from the cache.
@@ -34,11 +31,11 @@ pub(super) unsafe fn large<'py>(
     shape: &[npy_intp],
     strides: *mut npy_intp,
     bytes: usize,
-) -> PyResult<NdArray<'py>> {
+) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: the caller's promise: the descriptor is an object that is ours.
     let descr = unsafe { Bound::from_owned_ptr(py, descr.cast()) };
     let Some(buffer) = cache::take(bytes) else {
-        return Err(PyMemoryError::new_err(format!("no {bytes} bytes for a result")));
+        return Err(error::<PyMemoryError>(format_args!("no {bytes} bytes for a result")));
     };
     debug_assert!(buffer.capacity() >= bytes, "the cache gave less than it was asked for");
     let data = buffer.as_mut_ptr();
@@ -57,8 +54,8 @@ pub(super) unsafe fn large<'py>(
             NPY_ARRAY_BEHAVED,
             core::ptr::null_mut(),
         );
-        let array = NdArray::from_owned(py, array)?;
-        match PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_array_ptr(), memory.into_ptr()) {
+        let array = Bound::from_owned_ptr_or_err(py, array)?;
+        match PY_ARRAY_API.PyArray_SetBaseObject(py, array.as_ptr().cast(), memory.into_ptr()) {
             0 => Ok(array),
             _ => Err(PyErr::fetch(py)),
         }
@@ -89,16 +86,15 @@ pub(super) unsafe fn large<'py>(
 pub(super) fn set_cache_limit(bytes: &Bound<'_, PyAny>) -> PyResult<()> {
     let number = match bytes.cast::<PyInt>() {
         Ok(number) => number.clone().into_any(),
-        Err(_) => bytes.call_method0("__index__").map_err(|_| {
-            let kind = type_name(bytes);
-            PyTypeError::new_err(format!("set_cache_limit: bytes must be an integer, not {kind}"))
-        })?,
+        Err(_) => bytes
+            .call_method0("__index__")
+            .map_err(|_| type_error!("set_cache_limit: bytes must be an integer, not {}", type_name(bytes)))?,
     };
     match number.extract::<usize>() {
         Ok(limit) => cache::set_limit(limit),
         Err(_) if number.gt(0)? => cache::set_limit(usize::MAX),
         Err(_) => {
-            return Err(PyValueError::new_err(format!("set_cache_limit: bytes must not be negative, not {number}")));
+            return Err(value_error!("set_cache_limit: bytes must not be negative, not {number}"));
         }
     }
     Ok(())

@@ -2,29 +2,31 @@
 //! `Linear`. Stacking is `ops::sequential`'s; saving, loading and conversions are written in Python.
 
 use std::boxed::Box;
-use std::format;
-use std::string::{String, ToString};
+use std::string::String;
 use std::vec::Vec;
 
-use numpy::npyffi::npy_intp;
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PySlice, PyString, PyTuple, PyType};
 
-use super::arrays::{Array, Dtype, for_dtype, take, take_all, take_as};
-use super::errors::{Shape, type_name, wrong_shape};
-use super::layers::{Linear, Stored, compute};
-use super::layout::Block;
-use super::modern::{Object, Returned};
-use super::operations::{LayerNorm, LogSoftmax, RmsNorm, Softmax, Vector};
-use super::products::{self, Added, Layer};
-use super::rowwise::run;
+use super::arguments::number;
+use super::call::{Object, Returned};
+use super::dtype::{Dtype, Element, for_dtype};
+use super::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error, wrong_shape};
+use super::linear::{self, Linear, Quoted, Rows, Transform};
+use super::ndarray::{Block, BlockMut};
+use super::rows::{LayerNorm, LogSoftmax, RmsNorm, Softmax};
+use super::same_shape::{Arrays, run};
+use super::take::{Array, slots, take, take_all, take_as, take_own};
 use crate::error::ShapeError;
 use crate::float::Compute;
 use crate::math::activation::Activation;
-use crate::ops::activation::activate;
 use crate::ops::sequential as stack;
 use crate::view::{Matrix, MatrixMut};
+
+/// How deep stacks may lie within stacks: those who show and free them go down by calls.
+const DEEPEST: usize = 64;
+/// How many layers a stack has at most, those within stacks counted.
+const MOST_LAYERS: usize = 1 << 20;
 
 /// What a row operation computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +42,7 @@ impl Kind {
     const NORMS: [Self; 4] = [Self::Softmax, Self::LogSoftmax, Self::LayerNorm, Self::RmsNorm];
 
     fn all() -> impl Iterator<Item = Self> {
-        let named = Activation::ALL.into_iter().filter(|&activation| activation != Activation::None);
-        Self::NORMS.into_iter().chain(named.map(Self::Activation))
+        Self::NORMS.into_iter().chain(Activation::ALL[1..].iter().map(|&activation| Self::Activation(activation)))
     }
 
     fn name(self) -> &'static str {
@@ -132,35 +133,43 @@ impl RowOperation {
     }
 
     fn takes(&self, dtype: Dtype) -> bool {
-        self.own.is_none_or(|(own, _)| dtype == own || dtype == compute(own))
+        self.own.is_none_or(|(own, _)| dtype == own || dtype == own.compute())
     }
 
     /// Weight and bias in the dtype of a call.
     fn parameters<'py>(&self, py: Python<'py>, dtype: Dtype) -> PyResult<[Option<Array<'py>>; 2]> {
-        let cast = |parameter: &Option<Py<PyAny>>| match parameter {
-            Some(array) => take(NAME, "weight", array.bind(py))?.cast_to(dtype).map(Some),
+        let cast = |name: &'static str, parameter: &Option<Py<PyAny>>| match parameter {
+            Some(array) => take_own(NAME, name, array.bind(py))?.cast_to(NAME, dtype).map(Some),
             None => Ok(None),
         };
-        Ok([cast(&self.weight)?, cast(&self.bias)?])
+        Ok([cast("weight", &self.weight)?, cast("bias", &self.bias)?])
     }
 
-    fn layer<T: Stored>(&self, py: Python<'_>) -> PyResult<Option<stack::RowOperation<T>>> {
-        if !self.takes(T::DTYPE) {
-            return Ok(None);
-        }
-        let parameters = self.parameters(py, T::DTYPE)?;
-        let [weight, bias] = parameters.map(|parameter| {
-            // SAFETY: an array of this dtype, contiguous, alive here.
-            parameter.as_ref().map(|parameter| unsafe { Vector::new(parameter).slice::<T>() }.to_vec())
-        });
+    fn layer<T: Element>(&self, py: Python<'_>) -> PyResult<stack::RowOperation<T>> {
+        let copy = |parameter: Option<Array<'_>>| -> PyResult<Option<Vec<T>>> {
+            let Some(parameter) = parameter else { return Ok(None) };
+            let operand = parameter.operand(NAME)?;
+            let (mut copy, numbers) = (Vec::new(), operand.vector().slice::<T>());
+            copy.try_reserve_exact(numbers.len()).map_err(|_| out_of_memory())?;
+            copy.extend_from_slice(numbers);
+            Ok(Some(copy))
+        };
+        let [weight, bias] = self.parameters(py, T::DTYPE)?;
+        let (weight, bias) = (copy(weight)?, copy(bias)?);
         let eps = T::Acc::from_f64(self.eps);
-        Ok(Some(match self.kind {
+        Ok(match self.kind {
             Kind::Softmax => stack::RowOperation::Softmax,
             Kind::LogSoftmax => stack::RowOperation::LogSoftmax,
             Kind::LayerNorm => stack::RowOperation::LayerNorm { weight, bias, eps },
             Kind::RmsNorm => stack::RowOperation::RmsNorm { weight, eps },
             Kind::Activation(activation) => stack::RowOperation::Activation(activation),
-        }))
+        })
+    }
+
+    /// The bytes that the parameters take.
+    fn bytes(&self) -> usize {
+        let arrays = usize::from(self.weight.is_some()) + usize::from(self.bias.is_some());
+        self.own.map_or(0, |(dtype, len)| arrays * dtype.size() * len)
     }
 }
 
@@ -178,7 +187,7 @@ impl RowOperation {
     ) -> PyResult<Self> {
         let text = name.cast::<PyString>().ok().map(PyStringMethods::to_cow).transpose()?;
         let Some(kind) = text.as_deref().and_then(Kind::from_name) else {
-            return Err(PyValueError::new_err(format!("{NAME}: name must be {}, not {}", names(), name.repr()?)));
+            return Err(value_error!("{NAME}: name must be one of {}, not {}", names(), name.repr()?));
         };
         let surplus = [
             ("weight", weight.is_some() && kind.eps().is_none()),
@@ -186,29 +195,30 @@ impl RowOperation {
             ("eps", eps.is_some() && kind.eps().is_none()),
         ];
         if let Some((parameter, _)) = surplus.into_iter().find(|&(_, surplus)| surplus) {
-            return Err(PyValueError::new_err(format!("{NAME}: {} has no {parameter}", kind.name())));
+            return Err(value_error!("{NAME}: {} has no {parameter}", kind.name()));
         }
         let eps = match eps {
-            Some(eps) => super::arguments::number(NAME, "eps", eps)?,
+            Some(eps) => number(NAME, "eps", eps)?,
             None => kind.eps().unwrap_or(0.0),
         };
         let (names, given) = (["weight", "bias"], [weight, bias]);
-        let arrays = match given {
-            [None, None] => [None, None],
-            [Some(_), _] => take_all(NAME, [(names[0], weight), (names[1], bias)])?.0,
-            [None, Some(bias)] => [None, Some(take(NAME, names[1], bias)?)],
-        };
+        let mut arrays = slots();
+        match given {
+            [None, None] => {}
+            [Some(_), _] => drop(take_all(NAME, [(names[0], weight), (names[1], bias)], &mut arrays)?),
+            [None, Some(bias)] => arrays[1] = Some(take_own(NAME, names[1], bias)?),
+        }
         let mut own = None;
         for (name, array) in names.into_iter().zip(&arrays) {
             let Some(array) = array else { continue };
             let len = own.map_or(array.len(), |(_, len)| len);
             if array.shape() != [len.cast_signed()] {
                 let expected = if array.ndim() == 1 { len } else { array.len() }.cast_signed();
-                return Err(wrong_shape(NAME, name, array.shape(), &[expected], ", one value a column"));
+                return Err(wrong_shape(NAME, name, array.shape(), &[expected], format_args!(", one value a column")));
             }
             own = Some((array.dtype(), len));
         }
-        let kept = arrays.map(|array| array.map(|array| keep(&array)).transpose());
+        let kept = arrays.map(|array| array.map(keep).transpose());
         let [weight, bias] = kept;
         Ok(Self { kind, weight: weight?, bias: bias?, eps, own })
     }
@@ -216,33 +226,33 @@ impl RowOperation {
     #[pyo3(signature = (x, out=None))]
     fn __call__<'py>(&self, x: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
         let op = self.kind.name();
+        let mut slot = None;
         let x = match self.own {
-            Some((own, _)) => take_as(op, "x", x, own)?,
-            None => take(op, "x", x)?,
+            Some((own, _)) => take_as(op, "x", x, own, &mut slot)?,
+            None => take(op, "x", x, &mut slot)?,
         };
         let axis = x.ndim().saturating_sub(1);
         if let Some((own, len)) = self.own {
             if !self.takes(x.dtype()) {
                 let (found, own) = (x.dtype().name(), own.name());
-                return Err(PyTypeError::new_err(format!("{op}: x has dtype {found}, the weight has dtype {own}")));
+                return Err(type_error!("{op}: x has dtype {found}, the weight has dtype {own}"));
             }
             if x.shape().last().copied().unwrap_or(1) != len.cast_signed() {
                 let shape = Shape(x.shape());
-                return Err(PyValueError::new_err(format!(
+                return Err(value_error!(
                     "{op}: x has shape {shape} and weight has shape ({len},): the last dimension of x must be {len}"
-                )));
+                ));
             }
         }
         let [weight, bias] = self.parameters(x.py(), x.dtype())?;
-        let vectors = [weight.as_ref().map(Vector::new), bias.as_ref().map(Vector::new)];
-        let read: Vec<_> = [weight.as_deref(), bias.as_deref()].into_iter().flatten().collect();
-        let ([weight, bias], eps) = (vectors, self.eps);
+        let eps = self.eps;
+        let arrays = Arrays { weight: weight.as_deref(), bias: bias.as_deref(), ..Arrays::of(x) };
         match self.kind {
-            Kind::Softmax => run(op, &Softmax, &x, &[], &read, Some(axis), out),
-            Kind::LogSoftmax => run(op, &LogSoftmax, &x, &[], &read, Some(axis), out),
-            Kind::LayerNorm => run(op, &LayerNorm { weight, bias, eps }, &x, &[], &read, Some(axis), out),
-            Kind::RmsNorm => run(op, &RmsNorm { weight, eps }, &x, &[], &read, Some(axis), out),
-            Kind::Activation(activation) => run(op, &activation, &x, &[], &read, None, out),
+            Kind::Softmax => run(op, &Softmax, arrays, Some(axis), out),
+            Kind::LogSoftmax => run(op, &LogSoftmax, arrays, Some(axis), out),
+            Kind::LayerNorm => run(op, &LayerNorm { eps }, arrays, Some(axis), out),
+            Kind::RmsNorm => run(op, &RmsNorm { eps }, arrays, Some(axis), out),
+            Kind::Activation(activation) => run(op, &activation, arrays, None, out),
         }
     }
 
@@ -278,14 +288,17 @@ impl RowOperation {
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let name = self.kind.name();
-        let Some(eps) = self.eps() else { return Ok(format!("RowOperation('{name}')")) };
+        let Some(eps) = self.eps() else { return text(format_args!("RowOperation('{name}')")) };
         let truth = |given: bool| if given { "True" } else { "False" };
-        let bias = match self.kind {
-            Kind::LayerNorm => format!(", bias={}", truth(self.bias.is_some())),
-            _ => String::new(),
-        };
         let eps = pyo3::types::PyFloat::new(py, eps).repr()?;
-        Ok(format!("RowOperation('{name}', weight={}{bias}, eps={eps})", truth(self.weight.is_some())))
+        let weight = truth(self.weight.is_some());
+        match self.kind {
+            Kind::LayerNorm => {
+                let bias = truth(self.bias.is_some());
+                text(format_args!("RowOperation('{name}', weight={weight}, bias={bias}, eps={eps})"))
+            }
+            _ => text(format_args!("RowOperation('{name}', weight={weight}, eps={eps})")),
+        }
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
@@ -309,14 +322,13 @@ pub(super) fn _row_operation(
 }
 
 /// The names of row operations, for messages.
-fn names() -> String {
-    let names: Vec<&str> = Kind::all().map(Kind::name).collect();
-    format!("one of \"{}\"", names.join("\", \""))
+fn names() -> impl core::fmt::Display {
+    Quoted(|| Kind::all().map(Kind::name))
 }
 
 /// A contiguous, read-only copy.
-fn keep(array: &Array<'_>) -> PyResult<Py<PyAny>> {
-    let copy = array.contiguous()?.clone_object().call_method0("copy")?;
+fn keep(array: Array<'_>) -> PyResult<Py<PyAny>> {
+    let copy = array.into_contiguous(NAME)?.object().call_method0("copy")?;
     copy.getattr("flags")?.setattr("writeable", false)?;
     Ok(copy.unbind())
 }
@@ -341,31 +353,22 @@ impl Entry {
         if let Ok(layer) = object.cast::<Sequential>() {
             return Ok(Self::Stack(layer.clone().unbind()));
         }
-        let text = object.cast::<PyString>().ok().map(PyStringMethods::to_cow).transpose()?;
-        let kind = match &text {
+        let name = object.cast::<PyString>().ok().map(PyStringMethods::to_cow).transpose()?;
+        let kind = match &name {
             Some(name) => Kind::from_name(name),
             None => function_kind(object)?,
         };
         match kind {
             Some(kind) => Ok(Self::Row(Py::new(object.py(), RowOperation::plain(kind))?)),
-            None if text.is_some() => Err(PyValueError::new_err(format!(
-                "Sequential: layers[{index}] must be {}, not {}",
-                names(),
-                object.repr()?
-            ))),
-            None => Err(PyTypeError::new_err(format!(
+            None if name.is_some() => {
+                let (names, found) = (names(), object.repr()?);
+                Err(value_error!("Sequential: layers[{index}] must be one of {names}, not {found}"))
+            }
+            None => Err(type_error!(
                 "Sequential: layers[{index}] must be a Linear, a RowOperation, a Sequential or the name of a row \
                  operation, not {}",
                 type_name(object)
-            ))),
-        }
-    }
-
-    fn takes(&self, dtype: Dtype) -> bool {
-        match self {
-            Self::Linear(layer) => layer.get().takes(dtype),
-            Self::Row(layer) => layer.get().takes(dtype),
-            Self::Stack(layer) => layer.get().stacks.has(dtype),
+            )),
         }
     }
 
@@ -403,21 +406,65 @@ impl Entry {
             Self::Stack(layer) => layer.bind(py).clone().into_any(),
         }
     }
+}
 
-    /// The layer for rows of `T`, where it takes those.
-    fn layer<T: Stored>(&self, py: Python<'_>) -> PyResult<Option<Box<dyn stack::Layer<T>>>> {
-        if !self.takes(T::DTYPE) {
-            return Ok(None);
+/// One layer of a stack that has no stacks within: what runs.
+#[derive(Debug)]
+enum Step {
+    Linear(Py<Linear>),
+    Row(Py<RowOperation>),
+}
+
+impl Step {
+    fn takes(&self, dtype: Dtype) -> bool {
+        match self {
+            Self::Linear(layer) => layer.get().takes(dtype),
+            Self::Row(layer) => layer.get().takes(dtype),
         }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Linear(layer) => layer.get().bytes(),
+            Self::Row(layer) => layer.get().bytes(),
+        }
+    }
+
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Linear(layer) => Self::Linear(layer.clone_ref(py)),
+            Self::Row(layer) => Self::Row(layer.clone_ref(py)),
+        }
+    }
+
+    /// The layer for rows of `T`, which it takes.
+    fn layer<T: Element>(&self, py: Python<'_>) -> PyResult<Box<dyn stack::Layer<T>>> {
         Ok(match self {
-            Self::Linear(layer) => Some(Box::new(Shared(layer.clone_ref(py)))),
-            Self::Row(layer) => match layer.get().layer::<T>(py)? {
-                Some(layer) => Some(Box::new(layer)),
-                None => None,
-            },
-            Self::Stack(layer) => Some(Box::new(Shared(layer.clone_ref(py)))),
+            Self::Linear(layer) => Box::new(Shared(layer.clone_ref(py))),
+            Self::Row(layer) => Box::new(layer.get().layer::<T>(py)?),
         })
     }
+}
+
+/// The layers without the stacks that they are in.
+fn flatten(py: Python<'_>, layers: &[Entry]) -> PyResult<Vec<Step>> {
+    let count = layers.iter().fold(0_usize, |count, layer| match layer {
+        Entry::Stack(stack) => count.saturating_add(stack.get().steps.len()),
+        _ => count.saturating_add(1),
+    });
+    if count > MOST_LAYERS {
+        return Err(value_error!("Sequential: {count} layers are more than {MOST_LAYERS}, the most there may be"));
+    }
+    let mut steps = Vec::new();
+    steps.try_reserve_exact(count).map_err(|_| out_of_memory())?;
+    for layer in layers {
+        match layer {
+            Entry::Linear(layer) => steps.push(Step::Linear(layer.clone_ref(py))),
+            Entry::Row(layer) => steps.push(Step::Row(layer.clone_ref(py))),
+            Entry::Stack(stack) => steps.extend(stack.get().steps.iter().map(|step| step.clone_ref(py))),
+        }
+    }
+    Ok(steps)
 }
 
 /// One of this package's functions, as a row operation.
@@ -428,10 +475,10 @@ fn function_kind(object: &Bound<'_, PyAny>) -> PyResult<Option<Kind>> {
     Ok(own.getattr(name.as_str()).is_ok_and(|function| function.is(object)).then_some(kind))
 }
 
-/// A Python object that is a layer, in a stack that may run without the GIL.
-struct Shared<P>(Py<P>);
+/// A layer that is a Python object, in a stack that may run without the GIL.
+struct Shared(Py<Linear>);
 
-impl<T: Stored> stack::Layer<T> for Shared<Linear> {
+impl<T: Element> stack::Layer<T> for Shared {
     fn in_features(&self) -> Option<usize> {
         Some(self.0.get().shape()[0].unsigned_abs())
     }
@@ -441,75 +488,48 @@ impl<T: Stored> stack::Layer<T> for Shared<Linear> {
     }
 
     fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
-        T::forward(self.0.get(), x, out)
+        self.0.get().forward(x, out)
     }
 }
 
-impl<T: Stored> stack::Layer<T> for Shared<Sequential> {
-    fn in_features(&self) -> Option<usize> {
-        self.0.get().in_features
-    }
+/// A stack for rows of some dtype.
+trait Stack: Send + Sync + core::fmt::Debug {
+    fn forward(&self, x: Block<'_>, out: BlockMut<'_>) -> Result<(), ShapeError>;
+}
 
-    fn out_features(&self, in_features: usize) -> usize {
-        self.0.get().out_features.unwrap_or(in_features)
+impl<T: Element> Stack for stack::Sequential<'static, T> {
+    fn forward(&self, x: Block<'_>, out: BlockMut<'_>) -> Result<(), ShapeError> {
+        self.forward(x.matrix::<T>(), out.matrix::<T>())
     }
+}
 
-    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
-        match T::of(&self.0.get().stacks) {
-            Some(stack) => stack.forward(x, out),
-            // It was asked for before the outer stack was made.
-            None => activate(Activation::None, x, out),
+/// A stack for each dtype that all steps take, in the order of [`Dtype::ALL`].
+type Stacks = [Option<Box<dyn Stack>>; Dtype::ALL.len()];
+
+fn stacks(py: Python<'_>, steps: &[Step]) -> PyResult<Stacks> {
+    fn stack<T: Element>(py: Python<'_>, steps: &[Step]) -> PyResult<Option<Box<dyn Stack>>> {
+        if !steps.iter().all(|step| step.takes(T::DTYPE)) {
+            return Ok(None);
         }
-    }
-}
-
-/// A stack for each dtype that all of its layers take.
-#[derive(Debug, Default)]
-pub(super) struct Stacks {
-    pub(super) f16: Option<stack::Sequential<'static, half::f16>>,
-    pub(super) bf16: Option<stack::Sequential<'static, half::bf16>>,
-    pub(super) f32: Option<stack::Sequential<'static, f32>>,
-    pub(super) f64: Option<stack::Sequential<'static, f64>>,
-}
-
-impl Stacks {
-    fn new(py: Python<'_>, layers: &[Entry]) -> PyResult<Self> {
-        fn stack<T: Stored>(py: Python<'_>, layers: &[Entry]) -> PyResult<Option<stack::Sequential<'static, T>>> {
-            let layers: PyResult<Option<Vec<_>>> = layers.iter().map(|entry| entry.layer::<T>(py)).collect();
-            Ok(layers?.map(stack::Sequential::new))
+        let mut layers = Vec::new();
+        layers.try_reserve_exact(steps.len()).map_err(|_| out_of_memory())?;
+        for step in steps {
+            layers.push(step.layer::<T>(py)?);
         }
-        Ok(Self { f16: stack(py, layers)?, bf16: stack(py, layers)?, f32: stack(py, layers)?, f64: stack(py, layers)? })
+        Ok(Some(Box::new(stack::Sequential::new(layers))))
     }
-
-    fn has(&self, dtype: Dtype) -> bool {
-        for_dtype!(dtype, T => T::of(self).is_some())
+    let mut stacks = Stacks::default();
+    for (slot, dtype) in stacks.iter_mut().zip(Dtype::ALL) {
+        *slot = for_dtype!(dtype, T => stack::<T>(py, steps))?;
     }
-}
-
-/// A stack as what turns rows of k values into rows of n.
-struct Call<'a> {
-    stacks: &'a Stacks,
-    work: f32,
-}
-
-impl Layer for Call<'_> {
-    unsafe fn run(&self, dtype: Dtype, x: &Block, _: Added, out: &Block) -> Result<(), ShapeError> {
-        for_dtype!(dtype, T => match T::of(self.stacks) {
-            // SAFETY: the caller's promise.
-            Some(stack) => unsafe { stack.forward(x.matrix::<T>(), out.matrix_mut::<T>()) },
-            None => Ok(()),
-        })
-    }
-
-    fn work(&self, _: npy_intp, _: npy_intp) -> f32 {
-        self.work
-    }
+    Ok(stacks)
 }
 
 /// A stack of layers that run one after the other, block of rows by block of rows.
 ///
-/// So what one layer leaves is still in the cache when the next reads it. The results are those of the layers called one by one, bit for bit. It may be called from many threads at once, and
-/// is itself a layer. It is iterable, has a length, and gives its layers by index, parts of itself by slice.
+/// So what one layer leaves is still in the cache when the next reads it. The results are those of the layers called one
+/// by one, bit for bit. It may be called from many threads at once, and is itself a layer, up to 64 deep. It is iterable,
+/// has a length, and gives its layers by index, parts of itself by slice.
 ///
 /// Parameters
 /// ----------
@@ -532,7 +552,7 @@ impl Layer for Call<'_> {
 /// TypeError
 ///     Something is no layer, or there is no dtype that all layers take.
 /// ValueError
-///     A layer does not take what the one before it gives, or a name is unknown.
+///     A layer does not take what the one before it gives, a name is unknown, or stacks lie too deep within stacks.
 ///
 /// Notes
 /// -----
@@ -557,6 +577,8 @@ impl Layer for Call<'_> {
 #[derive(Debug)]
 pub(super) struct Sequential {
     layers: Vec<Entry>,
+    /// The layers without the stacks that they are in.
+    steps: Vec<Step>,
     stacks: Stacks,
     /// What lists become: the dtype of the first layer that has one.
     dtype: Option<Dtype>,
@@ -564,47 +586,85 @@ pub(super) struct Sequential {
     out_features: Option<usize>,
     /// Multiplications that a row takes, beside those of a row's own width.
     work: f32,
+    /// How many stacks lie within each other, this one included.
+    depth: usize,
 }
 
 impl Sequential {
     fn build(py: Python<'_>, layers: Vec<Entry>) -> PyResult<Self> {
-        let (mut in_features, mut features, mut work) = (None, None, 0.0);
+        let (mut in_features, mut features, mut work, mut depth) = (None, None, 0.0, 1);
         for (index, layer) in layers.iter().enumerate() {
             let (takes, gives) = layer.features(features);
             if let (Some(takes), Some(features)) = (takes, features)
                 && takes != features
             {
-                return Err(PyValueError::new_err(format!(
+                return Err(value_error!(
                     "Sequential: layers[{index}] takes {takes} columns, what comes before it gives {features}"
-                )));
+                ));
             }
             work += takes.or(features).unwrap_or(0) as f32 * gives.unwrap_or(0) as f32;
             in_features = in_features.or(takes);
             features = gives;
+            if let Entry::Stack(stack) = layer {
+                depth = depth.max(stack.get().depth + 1);
+            }
         }
-        let stacks = Stacks::new(py, &layers)?;
-        if !Dtype::ALL.into_iter().any(|dtype| stacks.has(dtype)) {
-            let own: Vec<String> = layers
-                .iter()
-                .enumerate()
-                .filter_map(|(index, layer)| Some(format!("layers[{index}] has dtype {}", layer.dtype()?.name())))
-                .collect();
-            return Err(PyTypeError::new_err(format!(
-                "Sequential: there is no dtype that all layers take: {}",
-                own.join(", ")
-            )));
+        if depth > DEEPEST {
+            return Err(value_error!("Sequential: stacks lie {depth} deep within each other, {DEEPEST} may"));
+        }
+        let steps = flatten(py, &layers)?;
+        let stacks = stacks(py, &steps)?;
+        if stacks.iter().all(Option::is_none) {
+            let own = Dtypes(&layers);
+            return Err(type_error!("Sequential: there is no dtype that all layers take: {own}"));
         }
         let dtype = layers.iter().find_map(Entry::dtype);
-        Ok(Self { layers, stacks, dtype, in_features, out_features: features, work })
+        Ok(Self { layers, steps, stacks, dtype, in_features, out_features: features, work, depth })
+    }
+
+    /// The stack for rows of a dtype, where all layers take it.
+    fn stack(&self, dtype: Dtype) -> Option<&dyn Stack> {
+        Dtype::ALL.iter().zip(&self.stacks).find(|&(&found, _)| found == dtype).and_then(|(_, stack)| stack.as_deref())
+    }
+
+    /// The layers that own weights.
+    fn linears(&self) -> impl Iterator<Item = &Linear> + Clone {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Linear(layer) => Some(layer.get()),
+            Step::Row(_) => None,
+        })
+    }
+
+    /// Writes the lines of a stack that stands so many levels within others.
+    fn show(
+        &self,
+        py: Python<'_>,
+        level: usize,
+        shown: &mut dyn FnMut(core::fmt::Arguments<'_>) -> PyResult<()>,
+    ) -> PyResult<()> {
+        if self.layers.is_empty() {
+            return shown(format_args!("Sequential([])"));
+        }
+        shown(format_args!("Sequential([\n"))?;
+        let indent = 4 * level;
+        for layer in &self.layers {
+            shown(format_args!("{:indent$}    ", ""))?;
+            match layer {
+                Entry::Linear(layer) => shown(format_args!("{}", layer.get().__repr__()?))?,
+                Entry::Row(layer) => shown(format_args!("{}", layer.get().__repr__(py)?))?,
+                Entry::Stack(layer) => layer.get().show(py, level + 1, shown)?,
+            }
+            shown(format_args!(",\n"))?;
+        }
+        shown(format_args!("{:indent$}])", ""))
     }
 
     fn place(&self, index: isize) -> PyResult<&Entry> {
         let len = self.layers.len();
         let place = if index < 0 { index + len.cast_signed() } else { index };
-        usize::try_from(place)
-            .ok()
-            .and_then(|place| self.layers.get(place))
-            .ok_or_else(|| pyo3::exceptions::PyIndexError::new_err(format!("Sequential: no layer {index} among {len}")))
+        usize::try_from(place).ok().and_then(|place| self.layers.get(place)).ok_or_else(|| {
+            error::<pyo3::exceptions::PyIndexError>(format_args!("Sequential: no layer {index} among {len}"))
+        })
     }
 
     fn objects<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
@@ -616,44 +676,54 @@ impl Sequential {
 impl Sequential {
     #[new]
     fn new(layers: Object<'_, '_>) -> PyResult<Self> {
-        let found = || {
-            let found = type_name(layers);
-            PyTypeError::new_err(format!("Sequential: layers must be a list of layers, not {found}"))
-        };
+        let wrong = || type_error!("Sequential: layers must be a list of layers, not {}", type_name(layers));
         if layers.is_instance_of::<PyString>() || layers.is_instance_of::<PyDict>() {
-            return Err(found());
+            return Err(wrong());
         }
-        let items = layers.try_iter().map_err(|_| found())?;
-        let entries: PyResult<Vec<Entry>> =
-            items.enumerate().map(|(index, layer)| Entry::new(&layer?, index)).collect();
-        Self::build(layers.py(), entries?)
+        let mut entries = Vec::new();
+        for (index, layer) in layers.try_iter().map_err(|_| wrong())?.enumerate() {
+            if index == MOST_LAYERS {
+                return Err(value_error!("Sequential: there may be {MOST_LAYERS} layers at most"));
+            }
+            entries.try_reserve(1).map_err(|_| out_of_memory())?;
+            entries.push(Entry::new(&layer?, index)?);
+        }
+        Self::build(layers.py(), entries)
     }
 
     #[pyo3(signature = (x, out=None))]
     fn __call__<'py>(&self, x: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
         const OP: &str = "Sequential";
+        let mut slot = None;
         let x = match self.dtype {
-            Some(dtype) => take_as(OP, "x", x, dtype)?,
-            None => take(OP, "x", x)?,
+            Some(dtype) => take_as(OP, "x", x, dtype, &mut slot)?,
+            None => take(OP, "x", x, &mut slot)?,
         };
-        if !self.stacks.has(x.dtype()) {
-            let (found, taken) = (x.dtype().name(), self.dtypes().join(" or "));
-            return Err(PyTypeError::new_err(format!("{OP}: x has dtype {found}, the layers take {taken}")));
-        }
+        let Some(stack) = self.stack(x.dtype()) else {
+            let (found, taken) = (x.dtype().name(), Joined(self.dtypes()));
+            return Err(type_error!("{OP}: x has dtype {found}, the layers take {taken}"));
+        };
         let &[.., k] = x.shape() else {
-            return Err(PyValueError::new_err(format!("{OP}: x has shape (), expected one dimension or more")));
+            return Err(value_error!("{OP}: x has shape (), expected one dimension or more"));
         };
         if let Some(takes) = self.in_features
             && takes != k.unsigned_abs()
         {
             let shape = Shape(x.shape());
-            return Err(PyValueError::new_err(format!(
+            return Err(value_error!(
                 "{OP}: x has shape {shape} and the layers take {takes} columns: the last dimension of x must be {takes}"
-            )));
+            ));
         }
         let n = self.out_features.map_or(k, usize::cast_signed);
-        let call = Call { stacks: &self.stacks, work: self.work + k as f32 * n as f32 };
-        products::run(OP, &call, [k, n], x, None, [None, None], out)
+        let transform = Transform {
+            shape: [k, n],
+            work: self.work + k as f32 * n as f32,
+            weight: None,
+            bias: None,
+            layers: self.linears(),
+            apply: |rows: Rows<'_>| stack.forward(rows.x, rows.out),
+        };
+        linear::run(OP, transform, x, None, out)
     }
 
     fn __len__(&self) -> usize {
@@ -666,9 +736,10 @@ impl Sequential {
             let layers = self.objects(py)?.into_any().get_item(slice)?;
             return Ok(Bound::new(py, Self::new(&layers)?)?.into_any());
         }
-        let number = index.call_method0("__index__").and_then(|index| index.extract::<isize>()).map_err(|_| {
-            PyTypeError::new_err(format!("Sequential: an index is an integer or a slice, not {}", type_name(index)))
-        })?;
+        let number = index
+            .call_method0("__index__")
+            .and_then(|index| index.extract::<isize>())
+            .map_err(|_| type_error!("Sequential: an index is an integer or a slice, not {}", type_name(index)))?;
         Ok(self.place(number)?.object(py))
     }
 
@@ -691,36 +762,24 @@ impl Sequential {
     /// The dtypes that `x` may have.
     #[getter(dtypes)]
     fn dtypes_tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.dtypes())
+        PyTuple::new(py, self.dtypes().collect::<Vec<_>>())
     }
 
     /// The bytes that the parameters take.
     #[getter]
     fn nbytes(&self) -> usize {
-        self.layers
-            .iter()
-            .map(|layer| match layer {
-                Entry::Linear(layer) => layer.get().bytes(),
-                Entry::Row(layer) => {
-                    let layer = layer.get();
-                    let arrays = usize::from(layer.weight.is_some()) + usize::from(layer.bias.is_some());
-                    layer.own.map_or(0, |(dtype, len)| arrays * dtype.size() * len)
-                }
-                Entry::Stack(layer) => layer.get().nbytes(),
-            })
-            .sum()
+        self.steps.iter().map(Step::bytes).sum()
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        if self.layers.is_empty() {
-            return Ok("Sequential([])".into());
-        }
-        let layers: PyResult<Vec<String>> = self
-            .layers
-            .iter()
-            .map(|layer| Ok(format!("    {},\n", layer.object(py).repr()?.to_string().replace('\n', "\n    "))))
-            .collect();
-        Ok(format!("Sequential([\n{}])", layers?.concat()))
+        let mut lines = String::new();
+        self.show(py, 0, &mut |part| {
+            let part = text(part)?;
+            lines.try_reserve(part.len()).map_err(|_| out_of_memory())?;
+            lines.push_str(&part);
+            Ok(())
+        })?;
+        Ok(lines)
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
@@ -812,8 +871,36 @@ impl Sequential {
 }
 
 impl Sequential {
-    fn dtypes(&self) -> Vec<&'static str> {
-        Dtype::ALL.into_iter().filter(|&dtype| self.stacks.has(dtype)).map(Dtype::name).collect()
+    fn dtypes(&self) -> impl Iterator<Item = &'static str> + Clone {
+        Dtype::ALL.into_iter().filter(|&dtype| self.stack(dtype).is_some()).map(Dtype::name)
+    }
+}
+
+/// Names joined by "or".
+struct Joined<I>(I);
+
+impl<I: Iterator<Item = &'static str> + Clone> core::fmt::Display for Joined<I> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (index, name) in self.0.clone().enumerate() {
+            write!(f, "{}{name}", if index == 0 { "" } else { " or " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Which layer is of which dtype.
+struct Dtypes<'a>(&'a [Entry]);
+
+impl core::fmt::Display for Dtypes<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let mut separator = "";
+        for (index, layer) in self.0.iter().enumerate() {
+            if let Some(dtype) = layer.dtype() {
+                write!(f, "{separator}layers[{index}] has dtype {}", dtype.name())?;
+                separator = ", ";
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,25 +1,22 @@
 //! How many threads calls may use, as Python sees it. The counting is done in `parallel`.
 
-use std::format;
-
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
-use super::errors::type_name;
+use super::errors::{error, text, type_error, type_name, value_error};
 
 /// A number of threads: an integer of at least one.
 fn count(op: &str, n: &Bound<'_, PyAny>) -> PyResult<usize> {
     let number = match n.cast::<PyInt>() {
         Ok(number) => number.clone().into_any(),
-        Err(_) => n.call_method0("__index__").map_err(|_| {
-            let kind = type_name(n);
-            PyTypeError::new_err(format!("{op}: n must be an integer, not {kind}"))
-        })?,
+        Err(_) => {
+            n.call_method0("__index__").map_err(|_| type_error!("{op}: n must be an integer, not {}", type_name(n)))?
+        }
     };
     match number.extract::<isize>() {
         Ok(number) if number >= 1 => Ok(number.unsigned_abs()),
-        _ => Err(PyValueError::new_err(format!("{op}: n must be an integer from 1 on, not {number}"))),
+        _ => Err(value_error!("{op}: n must be an integer from 1 on, not {number}")),
     }
 }
 
@@ -106,12 +103,13 @@ impl Threads {
     #[pyo3(signature = (*_exception))]
     fn __exit__(&self, _exception: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<()> {
         let outer = self.outer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
-        let outer = outer.ok_or_else(|| PyRuntimeError::new_err("threads: left without having been entered"))?;
+        let outer =
+            outer.ok_or_else(|| error::<PyRuntimeError>(format_args!("threads: left without having been entered")))?;
         crate::parallel::swap_scope(outer);
         Ok(())
     }
 
-    fn __repr__(&self) -> std::string::String {
-        format!("polyglot_bridge.threads({})", self.n)
+    fn __repr__(&self) -> PyResult<std::string::String> {
+        text(format_args!("polyglot_bridge.threads({})", self.n))
     }
 }

@@ -1,0 +1,895 @@
+//! `linear` on arrays of any number of dimensions, and `Linear`, the layer that owns its weight, packed once; and how both,
+//! and stacks of layers, are run over the rows of x. The kernels are in `gemm`, the packing is `PackedLinear`'s.
+
+use std::boxed::Box;
+use std::ops::Range;
+use std::string::String;
+use std::vec::Vec;
+
+use numpy::npyffi::npy_intp;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple, PyType};
+
+use super::call::{self, Inputs, Object, Returned, Signature};
+use super::dims::Dims;
+use super::dtype::{Dtype, Element, for_dtype};
+use super::errors::{Shape, out_of_memory, text, type_error, type_name, value_error, wrong_dtype, wrong_shape};
+use super::ndarray::{Block, BlockMut, Kept, NdArray, Operand, Pins, Place};
+use super::out::Output;
+use super::strides::Plan;
+use super::take::{Array, Slots, slots, take_all, take_as, take_own};
+use crate::PackedLinear;
+use crate::error::ShapeError;
+use crate::gemm::problem::Residual;
+use crate::math::activation::Activation;
+use crate::ops::linear::Epilogue;
+
+/// What one multiplication and addition takes on one core, in nanoseconds, roughly.
+pub(super) const COST: f32 = 0.02;
+/// Blocks of fewer rows than this are not worth a product of their own: the input is copied together first.
+const FEW_ROWS: usize = 32;
+/// Which layout panels have, for pickles and saved files: to be raised when `gemm::pack` changes it.
+const LAYOUT: u32 = 1;
+
+/// The activation of this name.
+pub(super) fn activation_of(op: &str, name: Option<&Bound<'_, PyAny>>) -> PyResult<Activation> {
+    let Some(name) = name else { return Ok(Activation::None) };
+    let found = name.cast::<PyString>().ok().map(PyStringMethods::to_cow).transpose()?;
+    match found.as_deref().and_then(Activation::from_name) {
+        Some(activation) if activation != Activation::None => Ok(activation),
+        _ => {
+            let names = Quoted(|| Activation::ALL[1..].iter().map(|activation| activation.name()));
+            Err(value_error!("{op}: activation must be None or one of {names}, not {}", name.repr()?))
+        }
+    }
+}
+
+/// Names for a message: `"a", "b"`.
+pub(super) struct Quoted<F>(pub(super) F);
+
+impl<F: Fn() -> I, I: Iterator<Item = &'static str>> core::fmt::Display for Quoted<F> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (index, name) in (self.0)().enumerate() {
+            write!(f, "{}\"{name}\"", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+/// What is added to a product before its activation.
+#[derive(Clone, Copy)]
+pub(super) enum Added<'a> {
+    Nothing,
+    /// The elements of this block.
+    Block(Block<'a>),
+    /// What the output held before.
+    Out,
+}
+
+impl<'a> Added<'a> {
+    fn residual<T: Element>(&self) -> Residual<'a, T> {
+        match self {
+            Self::Nothing => Residual::None,
+            Self::Out => Residual::Out,
+            Self::Block(block) => Residual::Matrix(block.matrix()),
+        }
+    }
+}
+
+/// Rows of k values that are to become rows of n.
+pub(super) struct Rows<'a> {
+    pub(super) dtype: Dtype,
+    pub(super) x: Block<'a>,
+    added: Added<'a>,
+    /// The weight and the bias, where they are arguments of the call.
+    weight: Option<Block<'a>>,
+    bias: Option<Block<'a>>,
+    pub(super) out: BlockMut<'a>,
+}
+
+/// What turns rows of k values into rows of n, and what it reads for that beside x and a residual.
+pub(super) struct Transform<'a, 'py, L, F> {
+    pub(super) shape: [npy_intp; 2],
+    /// How many multiplications a row takes, roughly.
+    pub(super) work: f32,
+    /// Arguments of the call.
+    pub(super) weight: Option<&'a NdArray<'py>>,
+    pub(super) bias: Option<&'a NdArray<'py>>,
+    /// Layers that own their weights.
+    pub(super) layers: L,
+    pub(super) apply: F,
+}
+
+/// The arrays of a call, and layers whose weights may lie in arrays as well.
+struct Arguments<'a, 'py, L> {
+    arrays: [Option<&'a NdArray<'py>>; 4],
+    layers: L,
+    py: Python<'py>,
+}
+
+impl<'a, 'py, 'l, L: Iterator<Item = &'l Linear>> Inputs<'a, 'py> for Arguments<'a, 'py, L> {
+    type Operands = [Option<Operand<'a>>; 4];
+
+    fn pin(&self, pins: &mut Pins<'py>) -> PyResult<()> {
+        self.arrays.pin(pins)
+    }
+
+    #[inline]
+    fn operands(mut self, op: &str) -> PyResult<Self::Operands> {
+        self.layers.try_for_each(|layer| layer.kept.iter().try_for_each(|kept| kept.look_again(self.py, op)))?;
+        self.arrays.operands(op)
+    }
+}
+
+/// Runs a transform on the rows of `x`, which are k long.
+pub(super) fn run<'py, 'l, L, F>(
+    op: &str,
+    transform: Transform<'_, 'py, L, F>,
+    x: &Array<'py>,
+    residual: Option<&Array<'py>>,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py>
+where
+    L: Iterator<Item = &'l Linear> + Clone,
+    F: Fn(Rows<'_>) -> Result<(), ShapeError> + Send,
+{
+    let Transform { shape: [k, n], work, weight, bias, layers, apply } = transform;
+    let (py, dtype) = (x.py(), x.dtype());
+    let mut shape = Dims::EMPTY;
+    match x.shape() {
+        [leading @ .., _] => shape.append(op, leading)?,
+        [] => return Err(value_error!("{op}: x has shape (), expected one dimension or more")),
+    }
+    shape.append(op, &[n])?;
+    if let Some(residual) = residual
+        && residual.shape() != &*shape
+    {
+        let why = format_args!(", the shape of the result");
+        return Err(wrong_shape(op, "residual", residual.shape(), &shape, why));
+    }
+    let mut slot = None;
+    let mut output = match out {
+        None => Output::fresh(&mut slot, py, dtype, &shape)?,
+        Some(out) => {
+            let inputs = [residual.map(|residual| &**residual), Some(&**x), weight, bias];
+            let owned = layers.clone().flat_map(Linear::extents);
+            Output::given(&mut slot, op, out, dtype, &shape, &inputs, owned, Some(shape.len() - 1))?
+        }
+    };
+    if output.written().len() == 0 {
+        return output.finish();
+    }
+    let rows = output.written().len() / n.unsigned_abs();
+    let (mut x_slot, mut residual_slot) = (None, None);
+    let (mut x, mut residual) = (x, residual);
+    let mut plan = None;
+    let dense = x.is_c_contiguous() && residual.is_none_or(|residual| residual.is_c_contiguous());
+    if !(dense && output.written().is_c_contiguous()) {
+        let mut cut = cut(x, residual, output.written(), n, dtype)?;
+        if cut.blocks() > 1 && cut.block_rows() < FEW_ROWS {
+            x = x.contiguous(op, &mut x_slot)?;
+            residual = residual.map(|residual| residual.contiguous(op, &mut residual_slot)).transpose()?;
+            output.make_dense(dtype)?;
+            cut = self::cut(x, residual, output.written(), n, dtype)?;
+        }
+        plan = Some(cut);
+    }
+    let in_place = output.in_place();
+    let (k, n) = (k.unsigned_abs(), n.unsigned_abs());
+    let inputs = Arguments { arrays: [Some(&**x), residual.map(|residual| &**residual), weight, bias], layers, py };
+    call::run(op, inputs, output, rows as f32 * work * COST, move |[x, residual, weight, bias], mut out| {
+        let Some(x) = x else { return Ok(()) };
+        let (weight, bias) = (weight.map(|weight| weight.matrix()), bias.map(|bias| bias.vector()));
+        let added = |place: Option<Place>| match &residual {
+            None => Added::Nothing,
+            Some(_) if in_place => Added::Out,
+            Some(residual) => {
+                Added::Block(place.map_or_else(|| residual.dense(rows, n), |place| residual.block(place)))
+            }
+        };
+        let Some(plan) = plan else {
+            let (x, out) = (x.dense(rows, k), out.dense(rows, n));
+            return apply(Rows { dtype, x, added: added(None), weight, bias, out });
+        };
+        for index in 0..plan.blocks() {
+            let [place, residual, target] = plan.places(index);
+            let (x, out) = (x.block(Place { cols: k, ..place }), out.block(target));
+            apply(Rows { dtype, x, added: added(Some(residual)), weight, bias, out })?;
+        }
+        Ok(())
+    })
+}
+
+/// The plan for rows of `x` (and of a residual) that become rows of `written`.
+fn cut(
+    x: &Array<'_>,
+    residual: Option<&Array<'_>>,
+    written: &NdArray<'_>,
+    n: npy_intp,
+    dtype: Dtype,
+) -> PyResult<Plan<3>> {
+    let strides = [x.strides(), residual.map_or(written, |residual| &**residual).strides(), written.strides()];
+    Plan::rows(x.shape(), strides.each_ref().map(|strides| &**strides), x.ndim() - 1, n.unsigned_abs(), 2, dtype.size())
+}
+
+/// `activation(x @ weight + bias + residual)`, by any of its names.
+pub(super) fn product<'py>(
+    signature: Signature,
+    [x, weight, bias, residual]: [Option<Object<'_, 'py>>; 4],
+    activation: Activation,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py> {
+    let op = signature.op;
+    let arguments = [(signature.x, x), (signature.weight, weight), ("bias", bias), ("residual", residual)];
+    let mut slots = slots();
+    let dtype = take_all(op, arguments, &mut slots)?;
+    let [x, weight, mut bias, residual] = slots.each_ref().map(Option::as_ref);
+    let (Some(x), Some(weight)) = (x, weight) else { return Err(value_error!("{op}: an array is missing")) };
+    signature.check(dtype)?;
+    let &[k, n] = weight.shape() else {
+        let (name, shape) = (signature.weight, Shape(weight.shape()));
+        return Err(value_error!("{op}: {name} has shape {shape}, expected two dimensions"));
+    };
+    if x.shape().last() != Some(&k) {
+        return Err(misfit(signature, x.shape(), weight.shape()));
+    }
+    let mut bias_slot = None;
+    if let Some(array) = bias {
+        if array.shape() != [n] {
+            let why = format_args!(", as {} has shape {}", signature.weight, Shape(weight.shape()));
+            return Err(wrong_shape(op, "bias", array.shape(), &[n], why));
+        }
+        bias = Some(array.contiguous(op, &mut bias_slot)?);
+    }
+    let transform = Transform {
+        shape: [k, n],
+        work: k as f32 * n as f32,
+        weight: Some(weight),
+        bias: bias.map(|bias| &**bias),
+        layers: core::iter::empty(),
+        apply: |rows: Rows<'_>| {
+            let Some(weight) = rows.weight else { return Ok(()) };
+            for_dtype!(rows.dtype, T => {
+                let bias = rows.bias.map(|bias| bias.slice::<T>());
+                let residual = rows.added.residual::<T>();
+                let epilogue = Epilogue::new().bias(bias).residual(residual).activation(activation);
+                crate::linear(rows.x.matrix::<T>(), weight.matrix::<T>(), epilogue, rows.out.matrix::<T>())
+            })
+        },
+    };
+    run(op, transform, x, residual, out)
+}
+
+#[cold]
+fn misfit(signature: Signature, x: &[npy_intp], weight: &[npy_intp]) -> PyErr {
+    let Signature { op, x: x_name, weight: weight_name, .. } = signature;
+    let turned = matches!((x.last(), weight), (Some(last), [_, second]) if last == second);
+    let (x, weight) = (Shape(x), Shape(weight));
+    if turned {
+        return value_error!(
+            "{op}: {x_name} has shape {x} and {weight_name} has shape {weight}: the last dimension of {x_name} must be \
+             the first of {weight_name}; a weight of shape (out, in) is passed as {weight_name}.T"
+        );
+    }
+    value_error!(
+        "{op}: {x_name} has shape {x} and {weight_name} has shape {weight}: the last dimension of {x_name} must be the \
+         first of {weight_name}"
+    )
+}
+
+/// A linear layer: ``activation(x @ weight + bias + residual)``, in one pass.
+///
+/// Parameters
+/// ----------
+/// x : array_like
+///     Of shape (..., in_features); float16, bfloat16, float32 or float64.
+/// weight : array_like
+///     Of shape (in_features, out_features) and any strides: a PyTorch weight of shape (out, in) is passed as
+///     ``weight.T``, which copies nothing.
+/// bias : array_like, optional
+///     Of shape (out_features,).
+/// activation : {"relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"}, optional
+///     Applied last; "gelu" is the exact one.
+/// residual : array_like, optional
+///     Of the shape of the result, added before the activation.
+/// out : ndarray, optional
+///     Where to write the result, of its shape and dtype; may be `residual` itself.
+///
+/// Returns
+/// -------
+/// ndarray
+///     Of shape (..., out_features) and the dtype of `x`; `out` where that is given. float16 and bfloat16 are summed in
+///     float32 and rounded once.
+///
+/// Raises
+/// ------
+/// TypeError
+///     An argument is no array of floats, or they differ in dtype.
+/// ValueError
+///     Shapes do not fit, the activation is unknown, or `out` is read-only.
+///
+/// Examples
+/// --------
+/// >>> import numpy as np
+/// >>> import polyglot_bridge as pb
+/// >>> x = np.array([[1.0, 2.0]])
+/// >>> weight = np.array([[1.0, 0.0, -3.0], [0.0, 1.0, 0.0]])
+/// >>> pb.linear(x, weight, np.array([0.5, 0.5, 0.5]), activation="relu")
+/// array([[1.5, 2.5, 0. ]])
+#[pyfunction]
+#[pyo3(signature = (x, weight, bias=None, *, activation=None, residual=None, out=None))]
+pub(super) fn linear<'py>(
+    x: Object<'_, 'py>,
+    weight: Object<'_, 'py>,
+    bias: Option<Object<'_, 'py>>,
+    activation: Option<Object<'_, 'py>>,
+    residual: Option<Object<'_, 'py>>,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py> {
+    let signature = Signature::new("linear");
+    let activation = activation_of(signature.op, activation)?;
+    product(signature, [Some(x), Some(weight), bias, residual], activation, out)
+}
+
+/// A packed weight of any dtype.
+trait Packed: Send + Sync + core::fmt::Debug {
+    /// (in_features, out_features)
+    fn shape(&self) -> (usize, usize);
+
+    fn activation(&self) -> Activation;
+
+    /// The bytes that weight and bias take.
+    fn nbytes(&self) -> usize;
+
+    fn panels(&self) -> Block<'_>;
+
+    fn bias(&self) -> Option<Block<'_>>;
+
+    /// Computes rows in the dtype of the weight, or in float32 where that is narrower.
+    fn forward(&self, rows: Rows<'_>) -> Result<(), ShapeError>;
+
+    /// Writes the weight as it was before it was packed.
+    fn unpack(&self, out: BlockMut<'_>) -> Result<(), ShapeError>;
+}
+
+impl<W: Element<Acc: Element>> Packed for PackedLinear<'static, W> {
+    fn shape(&self) -> (usize, usize) {
+        (self.in_features(), self.out_features())
+    }
+
+    fn activation(&self) -> Activation {
+        self.activation()
+    }
+
+    fn nbytes(&self) -> usize {
+        self.nbytes()
+    }
+
+    fn panels(&self) -> Block<'_> {
+        Block::from(crate::Matrix::from(self.panels()))
+    }
+
+    fn bias(&self) -> Option<Block<'_>> {
+        self.bias().map(|bias| Block::from(crate::Matrix::from(bias)))
+    }
+
+    #[inline]
+    fn forward(&self, rows: Rows<'_>) -> Result<(), ShapeError> {
+        let Rows { dtype, x, added, out, .. } = rows;
+        if dtype == W::DTYPE {
+            self.forward(x.matrix::<W>(), added.residual::<W>(), out.matrix::<W>())
+        } else {
+            self.forward_wide(x.matrix::<W::Acc>(), added.residual::<W::Acc>(), out.matrix::<W::Acc>())
+        }
+    }
+
+    fn unpack(&self, out: BlockMut<'_>) -> Result<(), ShapeError> {
+        self.unpack(out.matrix::<W>())
+    }
+}
+
+/// A linear layer whose weight is packed once and used many times: ``activation(x @ weight + bias + residual)``.
+///
+/// Its results are those of `linear`, bit for bit. It may be called from many threads at once.
+///
+/// Parameters
+/// ----------
+/// weight : array_like
+///     Of shape (in_features, out_features) and any strides: a PyTorch weight of shape (out, in) is passed as
+///     ``weight.T``. It is copied.
+/// bias : array_like, optional
+///     Of shape (out_features,). It is kept in the type that is computed in.
+/// activation : {"relu", "sigmoid", "tanh", "silu", "gelu", "gelu_tanh"}, optional
+///     Applied last.
+/// dtype : dtype or str, optional
+///     How the weight is stored; that of `weight` where left out. "float16" and "bfloat16" take two bytes a number and
+///     are computed in float32: `x` is then of that dtype or float32, and so is the result.
+///
+/// Attributes
+/// ----------
+/// in_features, out_features : int
+///     The shape of the weight.
+/// dtype : numpy.dtype
+///     How the weight is stored.
+/// activation : str or None
+///     What is applied last.
+/// weight, bias : ndarray
+///     Copies of the weight, in its dtype, and of the bias, in the type that is computed in; no bias is None.
+/// nbytes : int
+///     The bytes that weight and bias take, padding included.
+///
+/// Raises
+/// ------
+/// TypeError
+///     An argument is no array of floats, or `dtype` is none of the four.
+/// ValueError
+///     Shapes do not fit, or the activation is unknown.
+///
+/// Notes
+/// -----
+/// ``layer(x, residual=None, out=None)`` takes `x` of shape (..., in_features) and gives an array of shape (...,
+/// out_features). `residual`, of that shape, is added before the activation; `out` is where to write the result, of its
+/// shape and dtype, and may be `residual` itself.
+///
+/// Examples
+/// --------
+/// >>> import numpy as np
+/// >>> import polyglot_bridge as pb
+/// >>> layer = pb.Linear(np.eye(2), np.array([0.5, -3.0]), activation="relu")
+/// >>> layer
+/// Linear(in_features=2, out_features=2, bias=True, activation='relu', dtype=float64)
+/// >>> layer(np.array([[1.0, 2.0]]))
+/// array([[1.5, 0. ]])
+#[pyclass(module = "polyglot_bridge", frozen)]
+#[derive(Debug)]
+pub(super) struct Linear {
+    packed: Box<dyn Packed>,
+    dtype: Dtype,
+    /// The arrays that panels and bias lie in, where they are not the layer's own: dropped after `packed`.
+    kept: Vec<Kept>,
+}
+
+impl Linear {
+    /// A layer with a weight and a bias that are rounded to `dtype` and to what is computed in.
+    fn build(weight: Array<'_>, bias: Option<Array<'_>>, activation: Activation, dtype: Dtype) -> PyResult<Self> {
+        const OP: &str = "Linear";
+        let py = weight.py();
+        // Both are rounded before they meet `PackedLinear`, which takes them in one type.
+        let wide = dtype.compute();
+        let mut weight = weight.cast_to(OP, dtype)?;
+        if bias.is_some() {
+            weight = weight.cast_to(OP, wide)?;
+        }
+        let bias = bias.map(|bias| bias.cast_to(OP, wide)?.into_contiguous(OP)).transpose()?;
+        let source = weight.dtype();
+        let nanoseconds = weight.len() as f32 * PACKING;
+        let inputs = [Some(&*weight), bias.as_deref()];
+        let packed = call::read(py, OP, inputs, nanoseconds, |[weight, bias]| {
+            let weight = weight.map(|weight| weight.matrix());
+            let bias = bias.map(|bias| bias.vector());
+            for_dtype!(dtype, W => if source == dtype {
+                pack::<W, W>(weight, bias, activation)
+            } else {
+                pack::<W, <W as crate::Float>::Acc>(weight, bias, activation)
+            })
+        })??;
+        Ok(Self { packed, dtype, kept: Vec::new() })
+    }
+
+    pub(super) fn shape(&self) -> [npy_intp; 2] {
+        let (k, n) = self.packed.shape();
+        [k.cast_signed(), n.cast_signed()]
+    }
+
+    /// Whether calls in this dtype can be made.
+    pub(super) fn takes(&self, dtype: Dtype) -> bool {
+        dtype == self.dtype || dtype == self.dtype.compute()
+    }
+
+    /// The dtype of the weight.
+    pub(super) fn stored(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The bytes that weight and bias take.
+    pub(super) fn bytes(&self) -> usize {
+        self.packed.nbytes()
+    }
+
+    /// The addresses of what a call reads.
+    pub(super) fn extents(&self) -> impl Iterator<Item = Range<usize>> {
+        [Some(self.packed.panels()), self.packed.bias()].into_iter().flatten().map(|block| block.extent())
+    }
+
+    /// The layer's results for rows of a type that it [takes](Linear::takes).
+    pub(super) fn forward<T: Element>(
+        &self,
+        x: crate::Matrix<'_, T>,
+        out: crate::MatrixMut<'_, T>,
+    ) -> Result<(), ShapeError> {
+        let (x, out) = (Block::from(x), BlockMut::from(out));
+        self.packed.forward(Rows { dtype: T::DTYPE, x, added: Added::Nothing, weight: None, bias: None, out })
+    }
+
+    /// A layer over panels that were packed before, which are used where they lie.
+    fn from_panels(
+        panels: Object<'_, '_>,
+        shape: (usize, usize),
+        bias: Option<Object<'_, '_>>,
+        activation: Activation,
+        dtype: Dtype,
+    ) -> PyResult<Self> {
+        const OP: &str = "Linear";
+        let py = panels.py();
+        check_shape(OP, shape, dtype)?;
+        let bias = match bias {
+            Some(bias) => {
+                let bias = take_own(OP, "bias", bias)?;
+                if bias.dtype() != dtype.compute() {
+                    return Err(wrong_dtype(OP, "bias", bias.dtype().name(), dtype.compute().name()));
+                }
+                Some(bias.into_contiguous(OP)?)
+            }
+            None => None,
+        };
+        let panels = in_place(panels)?.keep()?;
+        let bias = bias.map(|bias| bias.into_ndarray().keep()).transpose()?;
+        panels.look_again(py, OP)?;
+        bias.iter().try_for_each(|bias| bias.look_again(py, OP))?;
+        let packed = for_dtype!(dtype, W => {
+            // SAFETY: the layer keeps both arrays as long as the slices, and looks at them again in each call.
+            let (panels, bias) = unsafe { (panels.numbers::<W>(), bias.as_ref().map(|bias| bias.numbers())) };
+            boxed(PackedLinear::<W>::from_packed(panels, shape, bias, activation)?)
+        });
+        let mut kept = Vec::new();
+        kept.try_reserve_exact(2).map_err(|_| out_of_memory())?;
+        kept.extend([Some(panels), bias].into_iter().flatten());
+        Ok(Self { packed, dtype, kept })
+    }
+}
+
+/// What packing one number takes on one core, in nanoseconds, roughly.
+const PACKING: f32 = 0.3;
+
+fn pack<W: Element<Acc: Element>, V: Element<Acc = W::Acc>>(
+    weight: Option<Block<'_>>,
+    bias: Option<Block<'_>>,
+    activation: Activation,
+) -> Result<Box<dyn Packed>, ShapeError> {
+    let weight = weight.map_or(crate::Matrix::from(&[]), |weight| weight.matrix::<V>());
+    PackedLinear::<W>::new(weight, bias.map(|bias| bias.slice::<V>()), activation).map(boxed)
+}
+
+fn boxed<W: Element<Acc: Element>>(packed: PackedLinear<'static, W>) -> Box<dyn Packed> {
+    Box::new(packed)
+}
+
+/// Sees that an array of a layer's shape could exist: that its bytes, but for dimensions of 0, can be counted.
+fn check_shape(op: &str, (k, n): (usize, usize), dtype: Dtype) -> PyResult<()> {
+    let bytes = k.max(1).checked_mul(n.max(1)).and_then(|len| len.checked_mul(dtype.size()));
+    match bytes.map(isize::try_from) {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(value_error!("{op}: a weight of shape ({k}, {n}) is too large")),
+    }
+}
+
+/// Panels as a contiguous array of bytes, copied only where vectors read from them would straddle cache lines.
+fn in_place<'py>(panels: Object<'_, 'py>) -> PyResult<NdArray<'py>> {
+    const ALIGNMENT: usize = 32;
+    const OP: &str = "Linear";
+    let bytes = |object: &Bound<'py, PyAny>| match NdArray::exact("panels", object)? {
+        Some(array) if array.is_c_contiguous() && array.itemsize() == 1 => Ok(array),
+        _ => Err(type_error!("{OP}: panels must be bytes side by side, not {}", type_name(object))),
+    };
+    let array = bytes(panels)?;
+    if array.extent().start.is_multiple_of(ALIGNMENT) || array.len() == 0 {
+        return Ok(array);
+    }
+    let py = panels.py();
+    let room = py.import("numpy")?.call_method1("empty", (array.len() + ALIGNMENT, "u1"))?;
+    let start = bytes(&room)?.extent().start.wrapping_neg() % ALIGNMENT;
+    let end = start + array.len();
+    let copy = room.get_item(pyo3::types::PySlice::new(py, start.cast_signed(), end.cast_signed(), 1))?;
+    array.copy_into(OP, &copy)?;
+    bytes(&copy)
+}
+
+#[pymethods]
+impl Linear {
+    #[new]
+    #[pyo3(signature = (weight, bias=None, *, activation=None, dtype=None))]
+    fn new(
+        weight: Object<'_, '_>,
+        bias: Option<Object<'_, '_>>,
+        activation: Option<Object<'_, '_>>,
+        dtype: Option<Object<'_, '_>>,
+    ) -> PyResult<Self> {
+        const OP: &str = "Linear";
+        let activation = activation_of(OP, activation)?;
+        let dtype = dtype.map(|dtype| Dtype::from_argument(OP, dtype)).transpose()?;
+        let weight = take_own(OP, "weight", weight)?;
+        let mut slot = None;
+        if let Some(bias) = bias {
+            take_as(OP, "bias", bias, weight.dtype(), &mut slot)?;
+        }
+        let bias = slot;
+        let dtype = dtype.unwrap_or(weight.dtype());
+        let &[_, n] = weight.shape() else {
+            let shape = Shape(weight.shape());
+            return Err(value_error!("{OP}: weight has shape {shape}, expected two dimensions"));
+        };
+        if let Some(bias) = &bias {
+            let allowed = [weight.dtype(), dtype, dtype.compute()];
+            if !allowed.contains(&bias.dtype()) {
+                let (bias, weight) = (bias.dtype().name(), weight.dtype().name());
+                return Err(type_error!("{OP}: bias has dtype {bias} and weight has dtype {weight}"));
+            }
+            if bias.shape() != [n] {
+                let why = format_args!(", as weight has shape {}", Shape(weight.shape()));
+                return Err(wrong_shape(OP, "bias", bias.shape(), &[n], why));
+            }
+        }
+        Self::build(weight, bias, activation, dtype)
+    }
+
+    #[pyo3(signature = (x, residual=None, out=None))]
+    fn __call__<'py>(
+        &self,
+        x: Object<'_, 'py>,
+        residual: Option<Object<'_, 'py>>,
+        out: Option<Object<'_, 'py>>,
+    ) -> Returned<'py> {
+        const OP: &str = "Linear";
+        let mut slots = slots();
+        let (x, residual) = self.take_inputs(OP, x, residual, &mut slots)?;
+        let [k, n] = self.shape();
+        if x.shape().last() != Some(&k) {
+            let shape = Shape(x.shape());
+            return Err(value_error!(
+                "{OP}: x has shape {shape} and weight has shape ({k}, {n}): the last dimension of x must be {k}"
+            ));
+        }
+        let transform = Transform {
+            shape: [k, n],
+            work: k as f32 * n as f32,
+            weight: None,
+            bias: None,
+            layers: core::iter::once(self),
+            apply: |rows: Rows<'_>| self.packed.forward(rows),
+        };
+        run(OP, transform, x, residual, out)
+    }
+
+    /// The rows of the weight.
+    #[getter]
+    fn in_features(&self) -> isize {
+        self.shape()[0]
+    }
+
+    /// The columns of the weight.
+    #[getter]
+    fn out_features(&self) -> isize {
+        self.shape()[1]
+    }
+
+    /// How the weight is stored.
+    #[getter]
+    fn dtype<'py>(&self, py: Python<'py>) -> Returned<'py> {
+        self.dtype.object(py)
+    }
+
+    /// What is applied last, or None.
+    #[getter]
+    fn activation(&self) -> Option<&'static str> {
+        match self.packed.activation() {
+            Activation::None => None,
+            activation => Some(activation.name()),
+        }
+    }
+
+    /// The bytes that weight and bias take, padding included.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.bytes()
+    }
+
+    /// A copy of the weight, of shape (in_features, out_features).
+    #[getter]
+    fn weight<'py>(&self, py: Python<'py>) -> Returned<'py> {
+        self.copied(py, self.dtype, &self.shape(), |out| self.packed.unpack(out))
+    }
+
+    /// A copy of the bias, in the type that is computed in, or None.
+    #[getter]
+    fn bias<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(bias) = self.packed.bias() else { return Ok(None) };
+        let dtype = self.dtype.compute();
+        let copy = |out: BlockMut<'_>| for_dtype!(dtype, T => crate::activate(Activation::None, bias.matrix::<T>(), out.matrix::<T>()));
+        self.copied(py, dtype, &[self.shape()[1]], copy).map(Some)
+    }
+
+    pub(super) fn __repr__(&self) -> PyResult<String> {
+        let [k, n] = self.shape();
+        let bias = if self.packed.bias().is_some() { "True" } else { "False" };
+        let (quote, activation) = self.activation().map_or(("", "None"), |name| ("'", name));
+        let dtype = self.dtype.name();
+        text(format_args!(
+            "Linear(in_features={k}, out_features={n}, bias={bias}, activation={quote}{activation}{quote}, dtype={dtype})"
+        ))
+    }
+
+    /// The packed weight as read-only bytes, where it lies, and the number of their layout: for files and pickles.
+    fn _panels<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, u32)> {
+        let bytes = Panels(slf.clone().unbind());
+        let view = slf.py().import("numpy")?.call_method1("asarray", (Bound::new(slf.py(), bytes)?,))?;
+        Ok((view, LAYOUT))
+    }
+
+    fn __reduce_ex__<'py>(slf: &Bound<'py, Self>, protocol: u32) -> PyResult<Bound<'py, PyTuple>> {
+        let (py, this) = (slf.py(), slf.get());
+        let core = py.import("polyglot_bridge._core")?;
+        let (bias, activation, dtype) = (this.bias(py)?, this.activation(), this.dtype.name());
+        if protocol >= 5 {
+            // The bytes go out of band where the pickler is asked for that, and are used where they arrive.
+            let (panels, layout) = Self::_panels(slf)?;
+            let [k, n] = this.shape();
+            let state = (panels, (k, n), bias, activation, dtype, layout);
+            return (core.getattr("_packed_linear")?, state).into_pyobject(py);
+        }
+        (core.getattr("_linear")?, (this.weight(py)?, bias, activation, dtype)).into_pyobject(py)
+    }
+
+    /// Writes the layer to a safetensors file, packed as it is used.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : str or os.PathLike
+    ///     The file, replaced in one step where it is there.
+    #[pyo3(signature = (path))]
+    fn save<'py>(slf: &Bound<'py, Self>, path: Object<'_, 'py>) -> PyResult<()> {
+        slf.py().import("polyglot_bridge._saved")?.call_method1("save", (slf, path)).map(drop)
+    }
+
+    /// Reads what `save` wrote.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : str or os.PathLike
+    ///     The file.
+    /// mmap : bool, default True
+    ///     Whether the weight stays in the file and is used in place: processes that load one file share one copy of it.
+    ///
+    /// Returns
+    /// -------
+    /// Linear
+    #[classmethod]
+    #[pyo3(signature = (path, *, mmap=true))]
+    fn load<'py>(class: &Bound<'py, PyType>, path: Object<'_, 'py>, mmap: bool) -> Returned<'py> {
+        class.py().import("polyglot_bridge._saved")?.call_method1("load", (class, path, mmap))
+    }
+
+    /// The layer of a PyTorch module, or of a state dict.
+    ///
+    /// Parameters
+    /// ----------
+    /// module : torch.nn.Linear or mapping
+    ///     What has a weight of shape (out, in) and perhaps a bias, as attributes or under these names.
+    /// prefix : str, default ""
+    ///     What stands before the names in a state dict, say "encoder.0.".
+    /// activation, dtype : optional
+    ///     As for `Linear`.
+    ///
+    /// Returns
+    /// -------
+    /// Linear
+    #[classmethod]
+    #[pyo3(signature = (module, *, prefix=None, activation=None, dtype=None), text_signature = "(module, *, prefix='', activation=None, dtype=None)")]
+    fn from_torch<'py>(
+        class: &Bound<'py, PyType>,
+        module: Object<'_, 'py>,
+        prefix: Option<Object<'_, 'py>>,
+        activation: Option<Object<'_, 'py>>,
+        dtype: Option<Object<'_, 'py>>,
+    ) -> Returned<'py> {
+        let convert = class.py().import("polyglot_bridge._convert")?;
+        convert.call_method1("linear_from_torch", (module, prefix, activation, dtype))
+    }
+}
+
+/// The panels of a layer as a buffer of bytes, through `__array_interface__`, which the array keeps alive.
+#[pyclass(name = "_Panels", module = "polyglot_bridge._core", frozen)]
+#[derive(Debug)]
+struct Panels(Py<Linear>);
+
+#[pymethods]
+impl Panels {
+    #[getter]
+    fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyDict>> {
+        let extent = self.0.get().packed.panels().extent();
+        let interface = pyo3::types::PyDict::new(py);
+        interface.set_item("version", 3)?;
+        interface.set_item("shape", (extent.len(),))?;
+        interface.set_item("typestr", "|u1")?;
+        interface.set_item("data", (extent.start, true))?;
+        Ok(interface)
+    }
+}
+
+impl Linear {
+    /// A new array that `write` fills.
+    fn copied<'py>(
+        &self,
+        py: Python<'py>,
+        dtype: Dtype,
+        shape: &[npy_intp],
+        write: impl FnOnce(BlockMut<'_>) -> Result<(), ShapeError>,
+    ) -> Returned<'py> {
+        const OP: &str = "Linear";
+        self.kept.iter().try_for_each(|kept| kept.look_again(py, OP))?;
+        let mut slot = None;
+        let output = Output::fresh(&mut slot, py, dtype, shape)?;
+        if output.written().len() > 0 {
+            let cols = shape.last().map_or(1, |cols| cols.unsigned_abs());
+            let mut target = output.target(OP)?;
+            let rows = target.len() / cols;
+            write(target.dense(rows, cols))?;
+        }
+        output.finish()
+    }
+
+    /// x and a residual in a dtype that the layer takes; lists take that of the weight.
+    fn take_inputs<'a, 'py>(
+        &self,
+        op: &str,
+        x: Object<'_, 'py>,
+        residual: Option<Object<'_, 'py>>,
+        slots: &'a mut Slots<'py, 2>,
+    ) -> PyResult<(&'a Array<'py>, Option<&'a Array<'py>>)> {
+        let dtype = match residual {
+            None => take_as(op, "x", x, self.dtype, &mut slots[0])?.dtype(),
+            Some(_) => take_all(op, [("x", Some(x)), ("residual", residual)], slots)?,
+        };
+        let [Some(x), residual] = slots else { return Err(type_error!("{op}: x is missing")) };
+        if !self.takes(dtype) {
+            let (found, own) = (dtype.name(), self.dtype.name());
+            let or = if self.dtype.compute() == self.dtype { "" } else { " or float32" };
+            return Err(type_error!("{op}: x has dtype {found}, the weight has dtype {own}, expected {own}{or}"));
+        }
+        Ok((x, residual.as_ref()))
+    }
+}
+
+/// Makes a `Linear` again from what its pickle holds.
+#[pyfunction]
+#[pyo3(signature = (weight, bias, activation, dtype))]
+pub(super) fn _linear(
+    weight: Object<'_, '_>,
+    bias: Option<Object<'_, '_>>,
+    activation: Option<Object<'_, '_>>,
+    dtype: Object<'_, '_>,
+) -> PyResult<Linear> {
+    Linear::new(weight, bias, activation, Some(dtype))
+}
+
+/// Makes a `Linear` over packed panels, an array of bytes, which are used where they lie.
+#[pyfunction]
+#[pyo3(signature = (panels, shape, bias, activation, dtype, layout))]
+pub(super) fn _packed_linear(
+    panels: Object<'_, '_>,
+    shape: (usize, usize),
+    bias: Option<Object<'_, '_>>,
+    activation: Option<Object<'_, '_>>,
+    dtype: Object<'_, '_>,
+    layout: u32,
+) -> PyResult<Linear> {
+    if layout != LAYOUT {
+        return Err(value_error!(
+            "Linear: packed weights have layout {layout}, this version of polyglot_bridge reads layout {LAYOUT}"
+        ));
+    }
+    let name = dtype.extract::<String>()?;
+    let Some(dtype) = Dtype::from_name(&name) else {
+        return Err(type_error!("Linear: dtype must be the name of a float type, not {name}"));
+    };
+    Linear::from_panels(panels, shape, bias, activation_of("Linear", activation)?, dtype)
+}

@@ -1,0 +1,181 @@
+//! Runs operations whose result has the shape of their input, element by element or row by row along an axis, on arrays
+//! of any layout. The operations themselves are in `elementwise` and `rows`.
+
+use pyo3::prelude::*;
+
+use super::call::{self, Object, Returned};
+use super::dtype::{Dtype, Element, for_dtype};
+use super::ndarray::{Block, BlockMut, NdArray};
+use super::out::Output;
+use super::strides::Plan;
+use super::take::Array;
+use crate::error::ShapeError;
+use crate::view::{Matrix, MatrixMut};
+
+/// The arrays that an operation reads.
+#[derive(Clone, Copy)]
+pub(super) struct Arrays<'a, 'py> {
+    pub(super) x: &'a Array<'py>,
+    /// Of the shape of x, like the mask.
+    pub(super) residual: Option<&'a NdArray<'py>>,
+    pub(super) mask: Option<&'a NdArray<'py>>,
+    /// One number an element of a row, side by side, like the bias.
+    pub(super) weight: Option<&'a NdArray<'py>>,
+    pub(super) bias: Option<&'a NdArray<'py>>,
+}
+
+impl<'a, 'py> Arrays<'a, 'py> {
+    #[inline]
+    pub(super) fn of(x: &'a Array<'py>) -> Self {
+        Self { x, residual: None, mask: None, weight: None, bias: None }
+    }
+}
+
+/// What an operation reads for one block of the result.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    x: Block<'a>,
+    residual: Option<Block<'a>>,
+    pub(super) mask: Option<Block<'a>>,
+    weight: Option<Block<'a>>,
+    bias: Option<Block<'a>>,
+}
+
+impl<'a> Inputs<'a> {
+    #[inline]
+    pub(super) fn x<T: Element>(&self) -> Matrix<'a, T> {
+        self.x.matrix()
+    }
+
+    /// The residual of an operation that has one.
+    #[inline]
+    pub(super) fn residual<T: Element>(&self) -> Matrix<'a, T> {
+        self.residual.map_or(Matrix::from(&[]), |residual| residual.matrix())
+    }
+
+    #[inline]
+    pub(super) fn weight<T: Element>(&self) -> Option<&'a [T]> {
+        self.weight.map(|weight| weight.slice())
+    }
+
+    #[inline]
+    pub(super) fn bias<T: Element>(&self) -> Option<&'a [T]> {
+        self.bias.map(|bias| bias.slice())
+    }
+}
+
+/// An operation whose operands and result have one shape.
+pub(super) trait Operation: Send + Sync {
+    /// What one element takes on one core, in nanoseconds, roughly.
+    fn cost(&self) -> f32;
+
+    /// Computes `out` from the inputs.
+    fn run<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), ShapeError>;
+
+    /// The same where `out` holds x.
+    fn run_in_place<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), ShapeError>;
+}
+
+/// Runs an operation. `axis` is the axis along which rows lie, `None` for element-wise operations.
+#[inline]
+pub(super) fn run<'py, O: Operation>(
+    op: &str,
+    operation: &O,
+    arrays: Arrays<'_, 'py>,
+    axis: Option<usize>,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py> {
+    let Arrays { x, residual, mask, weight, bias } = arrays;
+    let (py, dtype) = (x.py(), x.dtype());
+    let last = axis.is_none_or(|axis| axis + 1 >= x.ndim());
+    let is_dense = |array: Option<&NdArray<'_>>| array.is_none_or(|array| array.is_c_contiguous());
+    let dense = last && x.is_c_contiguous() && is_dense(residual) && is_dense(mask);
+    let inputs = [Some(&**x), residual, mask, weight, bias];
+    let mut slot = None;
+    let output = match out {
+        None if dense => Output::fresh(&mut slot, py, dtype, x.shape())?,
+        None => Output::fresh_like(&mut slot, x, axis)?,
+        Some(out) => Output::given(&mut slot, op, out, dtype, x.shape(), &inputs, core::iter::empty(), axis)?,
+    };
+    let len = x.len();
+    if len == 0 {
+        return output.finish();
+    }
+    let in_place = output.in_place();
+    let nanoseconds = len as f32 * operation.cost();
+    if !(dense && output.written().is_c_contiguous()) {
+        return scattered(op, operation, arrays, output, axis, nanoseconds);
+    }
+    let cols = match axis {
+        Some(axis) => x.shape().get(axis).map_or(1, |cols| cols.unsigned_abs()),
+        None => len,
+    };
+    let rows = len / cols;
+    call::run(op, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
+        let Some(x) = x else { return Ok(()) };
+        let inputs = Inputs {
+            x: x.dense(rows, cols),
+            residual: residual.map(|residual| residual.dense(rows, cols)),
+            mask: mask.map(|mask| mask.dense(rows, cols)),
+            weight: weight.map(|weight| weight.vector()),
+            bias: bias.map(|bias| bias.vector()),
+        };
+        on_block(operation, dtype, &inputs, out.dense(rows, cols), in_place)
+    })
+}
+
+/// Runs an operation where some array is not dense.
+#[cold]
+fn scattered<'py, O: Operation>(
+    op: &str,
+    operation: &O,
+    arrays: Arrays<'_, 'py>,
+    output: Output<'_, 'py>,
+    axis: Option<usize>,
+    nanoseconds: f32,
+) -> Returned<'py> {
+    let Arrays { x, residual, mask, weight, bias } = arrays;
+    let (dtype, in_place, plan) = (x.dtype(), output.in_place(), plan(arrays, &output, axis)?);
+    let inputs = [Some(&**x), residual, mask, weight, bias];
+    call::run(op, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
+        let Some(x) = x else { return Ok(()) };
+        let weight = weight.map(|weight| weight.vector());
+        let bias = bias.map(|bias| bias.vector());
+        for index in 0..plan.blocks() {
+            let [first, second, third, target] = plan.places(index);
+            let residual = residual.map(|residual| residual.block(second));
+            let mask = mask.map(|mask| mask.block(third));
+            let inputs = Inputs { x: x.block(first), residual, mask, weight, bias };
+            on_block(operation, dtype, &inputs, out.block(target), in_place)?;
+        }
+        Ok::<(), ShapeError>(())
+    })
+}
+
+/// The loop over blocks where some array is not dense: x, the residual, the mask, what is written.
+#[cold]
+fn plan(arrays: Arrays<'_, '_>, output: &Output<'_, '_>, axis: Option<usize>) -> PyResult<Plan<4>> {
+    let Arrays { x, residual, mask, .. } = arrays;
+    let strides = [Some(&**x), residual, mask, Some(output.written())];
+    let strides = strides.map(|array| array.unwrap_or(x).strides());
+    let strides = strides.each_ref().map(|strides| &**strides);
+    let (shape, item) = (x.shape(), x.dtype().size());
+    match axis {
+        Some(axis) if x.ndim() > 0 => Plan::rows(shape, strides, axis, shape[axis].unsigned_abs(), 3, item),
+        _ => Plan::elements(shape, strides, 3, item),
+    }
+}
+
+#[inline]
+fn on_block<O: Operation>(
+    operation: &O,
+    dtype: Dtype,
+    inputs: &Inputs<'_>,
+    out: BlockMut<'_>,
+    in_place: bool,
+) -> Result<(), ShapeError> {
+    for_dtype!(dtype, T => {
+        let out = out.matrix::<T>();
+        if in_place { operation.run_in_place(inputs, out) } else { operation.run(inputs, out) }
+    })
+}
