@@ -24,7 +24,16 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Optional<'a, 'py> {
     }
 }
 
-impl Optional<'_, '_> {
+impl<'py> Optional<'_, 'py> {
+    /// What was given.
+    #[inline]
+    pub(super) fn object(&self) -> Option<&Bound<'py, PyAny>> {
+        match self {
+            Self::Default => None,
+            Self::Given(object) => Some(object),
+        }
+    }
+
     /// The number that was given, or else `default`.
     #[inline]
     pub(super) fn number(&self, op: &str, name: &str, default: f64) -> PyResult<f64> {

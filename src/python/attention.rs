@@ -3,15 +3,15 @@
 use numpy::npyffi::npy_intp;
 use pyo3::prelude::*;
 
-use super::arguments::number;
-use super::call::{self, Object, Returned};
+use super::arguments::{Optional, number};
+use super::call::{self, Call, Object, Returned, Signature};
 use super::dims::{Dims, Strides};
 use super::dtype::{Element, for_dtype};
 use super::errors::{Shape, value_error};
 use super::linear::COST;
 use super::matmul::broadcast;
 use super::ndarray::{Block, NdArray, Place};
-use super::out::Output;
+use super::out::{Output, Slot};
 use super::take::{MaskArray, slots, take_all, take_mask};
 use crate::float::Compute;
 use crate::ops::attention::{AttentionMask, AttentionOptions, attention_batch};
@@ -136,21 +136,40 @@ fn head<const N: usize>(index: usize, batch: &[npy_intp], first: &[Place; N], st
 /// >>> pb.attention(q, k, np.array([[1.0], [3.0], [np.nan]]), mask=[True, True, False])
 /// array([[2.]])
 #[pyfunction]
-#[pyo3(signature = (q, k, v, *, mask=None, causal=false, scale=None, out=None))]
+#[pyo3(
+    signature = (q, k, v, *, mask=None, causal=Optional::Default, scale=None, out=None),
+    text_signature = "(q, k, v, *, mask=None, causal=False, scale=None, out=None)"
+)]
 pub(super) fn attention<'py>(
     q: Object<'_, 'py>,
     k: Object<'_, 'py>,
     v: Object<'_, 'py>,
     mask: Option<Object<'_, 'py>>,
-    causal: bool,
+    causal: Optional<'_, 'py>,
     scale: Option<Object<'_, 'py>>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let call = &Call::new(
+        Signature::new(OP),
+        [
+            ("q", Some(q)),
+            ("k", Some(k)),
+            ("v", Some(v)),
+            ("mask", mask),
+            ("causal", causal.object()),
+            ("scale", scale),
+            ("out", out),
+        ],
+    )?;
     let mut slots = slots();
-    let dtype = take_all(OP, [("q", Some(q)), ("k", Some(k)), ("v", Some(v))], &mut slots)?;
+    let dtype = take_all(OP, [("q", Some(q)), ("k", Some(k)), ("v", Some(v))], &mut slots)
+        .map_err(|error| call.blame(error))?;
     let [Some(q), Some(k), Some(v)] = &slots else { return Err(value_error!("{OP}: an array is missing")) };
-    let mask = mask.map(|mask| take_mask(OP, "mask", mask, dtype)).transpose()?;
+    let mask = mask.map(|mask| take_mask(OP, "mask", mask, dtype)).transpose().map_err(|error| call.blame(error))?;
     let scale = scale.map(|scale| number(OP, "scale", scale)).transpose()?;
+    let causal = causal.object().map_or(Ok(false), |causal| causal.extract::<bool>());
+    call.look_again()?;
+    let causal = causal?;
     let common = Common { selects: matches!(mask, Some(MaskArray::Selects(_))), causal, scale };
     let (py, item) = (q.py(), dtype.size().cast_signed());
     let stacks = [Stack::new("q", q)?, Stack::new("k", k)?, Stack::new("v", v)?];
@@ -187,12 +206,12 @@ pub(super) fn attention<'py>(
     }
     let face = [queries.rows.cast_signed(), values.cols.cast_signed()];
     let shape = Dims::new(OP, &[&batch, &face])?;
-    let mut slot = None;
+    let mut slot = Slot::default();
     let mut output = match out {
         None => Output::fresh(&mut slot, py, dtype, &shape)?,
         Some(out) => {
             let inputs = [None, Some(&**q), Some(&**k), Some(&**v), mask.as_deref()];
-            Output::given(&mut slot, OP, out, dtype, &shape, &inputs, core::iter::empty(), Some(shape.len() - 1))?
+            Output::given(&mut slot, call, out, dtype, &shape, &inputs, core::iter::empty(), Some(shape.len() - 1))?
         }
     };
     if output.written().len() == 0 {
@@ -211,7 +230,7 @@ pub(super) fn attention<'py>(
     let count = batch.iter().map(|dim| dim.unsigned_abs()).product::<usize>();
     let work = queries.rows as f32 * keys.rows as f32 * (queries.cols + values.cols) as f32 * count as f32;
     let inputs = [Some(&**q), Some(&**k), Some(&**v), mask.as_deref()];
-    call::run(OP, inputs, output, work * COST, move |operands, out| {
+    call::run(call, inputs, output, work * COST, move |operands, out| {
         let [Some(q), Some(k), Some(v), mask] = operands else { return Ok(()) };
         for_dtype!(dtype, T => attention_batch(count, |index| {
             let [q_place, k_place, v_place, mask_place, target] = head(index, &batch, &first, &steps);

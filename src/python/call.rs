@@ -1,9 +1,11 @@
 //! From arguments to a kernel that runs: the one way in which a call looks at its arrays again, gives up the GIL and
 //! comes back. Arguments are converted in `take` and `arguments`, results made in `out`.
 
+use std::ops::Deref;
 use std::vec::Vec;
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use super::dtype::Dtype;
 use super::errors::{out_of_memory, wrong_dtype};
@@ -21,7 +23,7 @@ pub(super) type Returned<'py> = PyResult<Bound<'py, PyAny>>;
 const KEEP_GIL: f32 = 10_000.0;
 
 /// The name a function was called by, those of its first arrays, and whether it takes float32 only.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Signature {
     pub(super) op: &'static str,
     pub(super) x: &'static str,
@@ -42,16 +44,77 @@ impl Signature {
         }
         Ok(())
     }
+}
+
+/// A call under way: what it was called by, and what was seen of its arrays before anything foreign could run.
+#[derive(Debug)]
+pub(super) struct Call<'py> {
+    pub(super) signature: Signature,
+    /// Empty where nothing foreign can run.
+    seen: Vec<NdArray<'py>>,
+}
+
+impl Deref for Call<'_> {
+    type Target = Signature;
+
+    #[inline]
+    fn deref(&self) -> &Signature {
+        &self.signature
+    }
+}
+
+impl<'py> Call<'py> {
+    /// Begins a call: looks at each argument that is an array, if converting some other may run Python code.
+    #[inline(always)]
+    pub(super) fn new<const N: usize>(
+        signature: Signature,
+        arguments: [(&'static str, Option<&Bound<'py, PyAny>>); N],
+    ) -> PyResult<Self> {
+        let mut call = Self { signature, seen: Vec::new() };
+        if !arguments.iter().all(|(_, object)| object.is_none_or(NdArray::is_inert)) {
+            call.look(&arguments)?;
+        }
+        Ok(call)
+    }
 
     #[inline(always)]
-    pub(super) fn take<'a, 'py>(
-        self,
-        x: Object<'_, 'py>,
-        slot: &'a mut Option<Array<'py>>,
-    ) -> PyResult<&'a Array<'py>> {
-        let x = super::take::take(self.op, self.x, x, slot)?;
+    pub(super) fn take<'a>(&self, x: Object<'_, 'py>, slot: &'a mut Option<Array<'py>>) -> PyResult<&'a Array<'py>> {
+        let x = super::take::take(self.op, self.x, x, slot).map_err(|error| self.blame(error))?;
+        self.look_again()?;
         self.check(x.dtype())?;
         Ok(x)
+    }
+
+    #[cold]
+    fn look(&mut self, arguments: &[(&'static str, Option<&Bound<'py, PyAny>>)]) -> PyResult<()> {
+        for &(name, object) in arguments {
+            let Some(object) = object else { continue };
+            match object.cast_exact::<PyTuple>() {
+                Ok(tuple) => tuple.iter().try_for_each(|item| self.look_at(name, &item))?,
+                Err(_) => self.look_at(name, object)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<()> {
+        if let Some(array) = NdArray::any(name, object)? {
+            self.seen.try_reserve(1).map_err(|_| out_of_memory())?;
+            self.seen.push(array);
+        }
+        Ok(())
+    }
+
+    /// What to say of a failed conversion: that an array was changed meanwhile, where one was.
+    #[cold]
+    pub(super) fn blame(&self, error: PyErr) -> PyErr {
+        self.look_again().err().unwrap_or(error)
+    }
+
+    /// Sees that no array was changed since the call began.
+    #[inline(always)]
+    pub(super) fn look_again(&self) -> PyResult<()> {
+        self.seen.iter().try_for_each(|array| array.operand(self.op).map(drop))
     }
 }
 
@@ -110,7 +173,7 @@ impl<'a, 'py> Inputs<'a, 'py> for &'a [Array<'py>] {
 /// the result, NumPy is kept from.
 #[inline(always)]
 pub(super) fn run<'a, 'py: 'a, I: Inputs<'a, 'py>, E: Send>(
-    op: &str,
+    call: &Call<'py>,
     inputs: I,
     output: Output<'_, 'py>,
     nanoseconds: f32,
@@ -119,15 +182,16 @@ pub(super) fn run<'a, 'py: 'a, I: Inputs<'a, 'py>, E: Send>(
 where
     PyErr: From<E>,
 {
-    let py = output.py();
-    let small = nanoseconds < KEEP_GIL;
-    if small {
+    let (py, op) = (output.py(), call.op);
+    if nanoseconds < KEEP_GIL {
+        call.look_again()?;
         kernel(inputs.operands(op)?, output.target(op)?)?;
     } else {
         // Makes objects, which may run the finalisers of others: so before the second look.
         let mut pins = Pins::default();
         inputs.pin(&mut pins)?;
         output.pin(&mut pins)?;
+        call.look_again()?;
         let operands = inputs.operands(op)?;
         let target = output.target(op)?;
         released(py, || kernel(operands, target))?;
@@ -137,17 +201,20 @@ where
 
 /// Runs a kernel that writes nothing that Python sees, as [`run`] does.
 pub(super) fn read<'a, 'py: 'a, I: Inputs<'a, 'py>, R: Send>(
+    call: &Call<'py>,
     py: Python<'py>,
-    op: &str,
     inputs: I,
     nanoseconds: f32,
     kernel: impl FnOnce(I::Operands) -> R + Send,
 ) -> PyResult<R> {
+    let op = call.op;
     if nanoseconds < KEEP_GIL {
+        call.look_again()?;
         return Ok(kernel(inputs.operands(op)?));
     }
     let mut pins = Pins::default();
     inputs.pin(&mut pins)?;
+    call.look_again()?;
     let operands = inputs.operands(op)?;
     Ok(released(py, || kernel(operands)))
 }

@@ -93,6 +93,19 @@ impl Dtype {
         }
     }
 
+    /// Whether a descriptor is one of bools, numbers or strings of NumPy's own, or of bfloat16.
+    ///
+    /// # Safety
+    ///
+    /// As for [`builtin`](Dtype::builtin).
+    pub(super) unsafe fn is_simple(descr: *mut PyArray_Descr) -> bool {
+        const OBJECT: i32 = NPY_TYPES::NPY_OBJECT as i32;
+        // SAFETY: the caller's promise.
+        let number = unsafe { (*npyffi::_PyDataType_GET_ITEM_DATA(descr)).type_num };
+        let own = (0..NPY_TYPES::NPY_NTYPES_LEGACY as i32).contains(&number) && number != OBJECT;
+        own || number == BFLOAT16.load(Ordering::Relaxed)
+    }
+
     /// The dtype of a descriptor that another package has registered: `ml_dtypes.bfloat16` is known, and never imported
     /// from here.
     ///

@@ -4,7 +4,7 @@
 use pyo3::prelude::*;
 
 use super::arguments::{Optional, number};
-use super::call::{Object, Returned, Signature};
+use super::call::{Call, Object, Returned, Signature};
 use super::dtype::Element;
 use super::errors::{value_error, wrong_shape};
 use super::ndarray::NdArray;
@@ -24,9 +24,32 @@ pub(super) fn elementwise<'py, O: Operation>(
     x: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let call = Call::new(signature, [(signature.x, Some(x)), ("out", out)])?;
+    apply(&call, operation, x, out)
+}
+
+#[inline]
+fn apply<'py, O: Operation>(
+    call: &Call<'py>,
+    operation: &O,
+    x: Object<'_, 'py>,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py> {
     let mut slot = None;
-    let x = signature.take(x, &mut slot)?;
-    run(signature.op, operation, Arrays::of(x), None, out)
+    let x = call.take(x, &mut slot)?;
+    run(call, operation, Arrays::of(x), None, out)
+}
+
+/// An array times a number, by any name.
+pub(super) fn scaled<'py>(
+    signature: Signature,
+    x: Object<'_, 'py>,
+    factor: Object<'_, 'py>,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py> {
+    let call = Call::new(signature, [(signature.x, Some(x)), ("factor", Some(factor)), ("out", out)])?;
+    let factor = number(call.op, "factor", factor)?;
+    apply(&call, &Scale { factor }, x, out)
 }
 
 /// Dropout and residual, by either name.
@@ -34,13 +57,19 @@ pub(super) fn dropped<'py>(
     op: &'static str,
     mask_name: &'static str,
     [x, residual, mask]: [Object<'_, 'py>; 3],
-    scale: f64,
+    scale: Option<Object<'_, 'py>>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let arguments =
+        [("x", Some(x)), ("residual", Some(residual)), (mask_name, Some(mask)), ("scale", scale), ("out", out)];
+    let call = Call::new(Signature::new(op), arguments)?;
+    let scale = scale.map_or(Ok(1.0), |scale| number(op, "scale", scale))?;
     let mut slots = slots();
-    let dtype = take_all(op, [("x", Some(x)), ("residual", Some(residual))], &mut slots)?;
+    let dtype =
+        take_all(op, [("x", Some(x)), ("residual", Some(residual))], &mut slots).map_err(|error| call.blame(error))?;
     let [Some(x), Some(residual)] = &slots else { return Err(value_error!("{op}: an array is missing")) };
-    let mask = take_mask(op, mask_name, mask, dtype)?;
+    let mask = take_mask(op, mask_name, mask, dtype).map_err(|error| call.blame(error))?;
+    call.look_again()?;
     let operands: [(&str, &NdArray<'py>); 2] = [("residual", residual), (mask_name, &mask)];
     for (name, array) in operands {
         if array.shape() != x.shape() {
@@ -48,7 +77,7 @@ pub(super) fn dropped<'py>(
         }
     }
     let operation = DropoutAdd { selects: matches!(mask, MaskArray::Selects(_)), scale };
-    run(op, &operation, Arrays { residual: Some(residual), mask: Some(&mask), ..Arrays::of(x) }, None, out)
+    run(&call, &operation, Arrays { residual: Some(residual), mask: Some(&mask), ..Arrays::of(x) }, None, out)
 }
 
 impl Operation for Activation {
@@ -70,8 +99,8 @@ impl Operation for Activation {
     }
 }
 
-pub(super) struct Scale {
-    pub(super) factor: f64,
+struct Scale {
+    factor: f64,
 }
 
 impl Operation for Scale {
@@ -296,6 +325,8 @@ pub(super) fn gelu<'py>(
     approximate: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let signature = Signature::new("gelu");
+    let call = Call::new(signature, [("x", Some(x)), ("approximate", approximate.object()), ("out", out)])?;
     let activation = match approximate {
         Optional::Default => Activation::Gelu,
         Optional::Given(name) if name.eq("none")? => Activation::Gelu,
@@ -304,7 +335,7 @@ pub(super) fn gelu<'py>(
             return Err(value_error!("gelu: approximate must be 'none' or 'tanh', not {}", other.repr()?));
         }
     };
-    elementwise(Signature::new("gelu"), &activation, x, out)
+    apply(&call, &activation, x, out)
 }
 
 /// ``x * factor``, element by element.
@@ -339,8 +370,7 @@ pub(super) fn gelu<'py>(
 #[pyfunction]
 #[pyo3(signature = (x, factor, *, out=None))]
 pub(super) fn scale<'py>(x: Object<'_, 'py>, factor: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
-    let factor = number("scale", "factor", factor)?;
-    elementwise(Signature::new("scale"), &Scale { factor }, x, out)
+    scaled(Signature::new("scale"), x, factor, out)
 }
 
 /// Dropout with a given mask, and a residual: ``x * mask * scale + residual``.
@@ -385,6 +415,5 @@ pub(super) fn dropout_add<'py>(
     scale: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let scale = scale.number("dropout_add", "scale", 1.0)?;
-    dropped("dropout_add", "mask", [x, residual, mask], scale, out)
+    dropped("dropout_add", "mask", [x, residual, mask], scale.object(), out)
 }

@@ -6,12 +6,12 @@ use numpy::npyffi::npy_intp;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::call::{self, Object, Returned};
+use super::call::{self, Call, Object, Returned, Signature};
 use super::dims::Dims;
 use super::dtype::{Dtype, for_dtype};
 use super::errors::{Shape, out_of_memory, type_error, value_error, wrong_shape};
 use super::ndarray::NdArray;
-use super::out::Output;
+use super::out::{Output, Slot};
 use super::take::{Array, take, take_ids, take_own, take_selection};
 use crate::float::Float;
 use crate::ops::embedding::{embedding as look_up, embedding_wide};
@@ -99,8 +99,12 @@ pub(super) fn embedding<'py>(
 ) -> Returned<'py> {
     const OP: &str = "embedding";
     let py = ids.py();
-    let ids = several(ids, |ids| take_ids(OP, "ids", ids))?;
-    let tables = several(table, |table| take_own(OP, "table", table))?;
+    let arguments = [("ids", Some(ids)), ("table", Some(table)), ("dtype", dtype), ("out", out)];
+    let call = &Call::new(Signature::new(OP), arguments)?;
+    let ids = several(ids, |ids| take_ids(OP, "ids", ids)).map_err(|error| call.blame(error))?;
+    let tables = several(table, |table| take_own(OP, "table", table)).map_err(|error| call.blame(error))?;
+    let named = dtype.map(|dtype| Dtype::from_argument(OP, dtype)).transpose()?;
+    call.look_again()?;
     let (count, ids_count) = (tables.len(), ids.len());
     if count == 0 || count != ids_count {
         return Err(value_error!("{OP}: there are {ids_count} arrays of ids and {count} tables"));
@@ -126,7 +130,7 @@ pub(super) fn embedding<'py>(
         }
     }
     let wide = stored.compute();
-    let dtype = dtype.map(|dtype| Dtype::from_argument(OP, dtype)).transpose()?.unwrap_or(stored);
+    let dtype = named.unwrap_or(stored);
     if dtype != stored && dtype != wide {
         let (dtype, stored, wide) = (dtype.name(), stored.name(), wide.name());
         return Err(type_error!("{OP}: dtype is {dtype}, expected {stored} or {wide}"));
@@ -139,14 +143,14 @@ pub(super) fn embedding<'py>(
     }
     let shape = Dims::new(OP, &[shape, &[features]])?;
     let numbers = collect(count, ids.iter().zip(&tables).map(|(ids, table)| numbers(OP, ids, table)))?;
-    let mut slot = None;
+    let mut slot = Slot::default();
     let mut output = match out {
         None => Output::fresh(&mut slot, py, dtype, &shape)?,
         Some(out) => {
             let tables = collect(count, tables.iter().map(|table| Ok(Some(&**table))))?;
             // Ids were copied: what becomes of them no longer matters.
             let inputs = collect(count + 1, [Ok(None)].into_iter().chain(tables.into_iter().map(Ok)))?;
-            Output::given(&mut slot, OP, out, dtype, &shape, &inputs, core::iter::empty(), Some(shape.len() - 1))?
+            Output::given(&mut slot, call, out, dtype, &shape, &inputs, core::iter::empty(), Some(shape.len() - 1))?
         }
     };
     output.make_dense(dtype)?;
@@ -156,7 +160,7 @@ pub(super) fn embedding<'py>(
     }
     let features = features.unsigned_abs();
     let work = len as f32 * count as f32 * COST;
-    call::run(OP, &tables[..], output, work, move |tables, mut out| {
+    call::run(call, &tables[..], output, work, move |tables, mut out| {
         let out = out.dense(len / features, features);
         for_dtype!(stored, T => {
             let tables = tables.iter().map(|table| table.matrix().matrix::<T>());
@@ -209,8 +213,9 @@ pub(super) fn mean_pool<'py>(
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     const OP: &str = "mean_pool";
+    let call = &Call::new(Signature::new(OP), [("x", Some(x)), ("mask", mask), ("out", out)])?;
     let mut x_slot = None;
-    let x = take(OP, "x", x, &mut x_slot)?;
+    let x = take(OP, "x", x, &mut x_slot).map_err(|error| call.blame(error))?;
     let (py, dtype) = (x.py(), x.dtype());
     let (batch, tokens, features) = match x.shape() {
         [batch @ .., tokens, features] => (batch, *tokens, *features),
@@ -219,7 +224,8 @@ pub(super) fn mean_pool<'py>(
             return Err(value_error!("{OP}: x has shape {found}, expected two dimensions or more"));
         }
     };
-    let mask = mask.map(|mask| take_selection(OP, "mask", mask)).transpose()?;
+    let mask = mask.map(|mask| take_selection(OP, "mask", mask)).transpose().map_err(|error| call.blame(error))?;
+    call.look_again()?;
     if let Some(mask) = &mask {
         let expected = Dims::new(OP, &[batch, &[tokens]])?;
         if mask.shape() != &*expected {
@@ -228,12 +234,12 @@ pub(super) fn mean_pool<'py>(
         }
     }
     let shape = Dims::new(OP, &[batch, &[features]])?;
-    let mut slot = None;
+    let mut slot = Slot::default();
     let mut output = match out {
         None => Output::fresh(&mut slot, py, dtype, &shape)?,
         Some(out) => {
             let inputs = [None, Some(&**x), mask.as_ref()];
-            Output::given(&mut slot, OP, out, dtype, &shape, &inputs, core::iter::empty(), Some(shape.len() - 1))?
+            Output::given(&mut slot, call, out, dtype, &shape, &inputs, core::iter::empty(), Some(shape.len() - 1))?
         }
     };
     output.make_dense(dtype)?;
@@ -245,7 +251,7 @@ pub(super) fn mean_pool<'py>(
     }
     let (tokens, features) = (tokens.unsigned_abs(), features.unsigned_abs());
     let rows = len / features;
-    call::run(OP, [Some(&**x), mask.as_ref()], output, x.len() as f32 * COST, move |[x, mask], mut out| {
+    call::run(call, [Some(&**x), mask.as_ref()], output, x.len() as f32 * COST, move |[x, mask], mut out| {
         let Some(x) = x else { return Ok(()) };
         let mask = mask.map(|mask| mask.dense(rows, tokens).bytes());
         let (x, out) = (x.dense(rows * tokens, features), out.dense(rows, features));

@@ -10,12 +10,12 @@ use numpy::npyffi::npy_intp;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyType};
 
-use super::call::{self, Inputs, Object, Returned, Signature};
+use super::call::{self, Call, Inputs, Object, Returned, Signature};
 use super::dims::Dims;
 use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, out_of_memory, text, type_error, type_name, value_error, wrong_dtype, wrong_shape};
 use super::ndarray::{Block, BlockMut, Kept, NdArray, Operand, Pins, Place};
-use super::out::Output;
+use super::out::{Output, Slot};
 use super::strides::Plan;
 use super::take::{Array, Slots, slots, take_all, take_as, take_own};
 use crate::PackedLinear;
@@ -123,7 +123,7 @@ impl<'a, 'py, 'l, L: Iterator<Item = &'l Linear>> Inputs<'a, 'py> for Arguments<
 
 /// Runs a transform on the rows of `x`, which are k long.
 pub(super) fn run<'py, 'l, L, F>(
-    op: &str,
+    call: &Call<'py>,
     transform: Transform<'_, 'py, L, F>,
     x: &Array<'py>,
     residual: Option<&Array<'py>>,
@@ -133,6 +133,7 @@ where
     L: Iterator<Item = &'l Linear> + Clone,
     F: Fn(Rows<'_>) -> Result<(), ShapeError> + Send,
 {
+    let op = call.op;
     let Transform { shape: [k, n], work, weight, bias, layers, apply } = transform;
     let (py, dtype) = (x.py(), x.dtype());
     let mut shape = Dims::EMPTY;
@@ -147,13 +148,13 @@ where
         let why = format_args!(", the shape of the result");
         return Err(wrong_shape(op, "residual", residual.shape(), &shape, why));
     }
-    let mut slot = None;
+    let mut slot = Slot::default();
     let mut output = match out {
         None => Output::fresh(&mut slot, py, dtype, &shape)?,
         Some(out) => {
             let inputs = [residual.map(|residual| &**residual), Some(&**x), weight, bias];
             let owned = layers.clone().flat_map(Linear::extents);
-            Output::given(&mut slot, op, out, dtype, &shape, &inputs, owned, Some(shape.len() - 1))?
+            Output::given(&mut slot, call, out, dtype, &shape, &inputs, owned, Some(shape.len() - 1))?
         }
     };
     if output.written().len() == 0 {
@@ -177,7 +178,7 @@ where
     let in_place = output.in_place();
     let (k, n) = (k.unsigned_abs(), n.unsigned_abs());
     let inputs = Arguments { arrays: [Some(&**x), residual.map(|residual| &**residual), weight, bias], layers, py };
-    call::run(op, inputs, output, rows as f32 * work * COST, move |[x, residual, weight, bias], mut out| {
+    call::run(call, inputs, output, rows as f32 * work * COST, move |[x, residual, weight, bias], mut out| {
         let Some(x) = x else { return Ok(()) };
         let (weight, bias) = (weight.map(|weight| weight.matrix()), bias.map(|bias| bias.vector()));
         let added = |place: Option<Place>| match &residual {
@@ -221,10 +222,13 @@ pub(super) fn product<'py>(
 ) -> Returned<'py> {
     let op = signature.op;
     let arguments = [(signature.x, x), (signature.weight, weight), ("bias", bias), ("residual", residual)];
+    let [first, second, third, fourth] = arguments;
+    let call = &Call::new(signature, [first, second, third, fourth, ("out", out)])?;
     let mut slots = slots();
-    let dtype = take_all(op, arguments, &mut slots)?;
+    let dtype = take_all(op, arguments, &mut slots).map_err(|error| call.blame(error))?;
     let [x, weight, mut bias, residual] = slots.each_ref().map(Option::as_ref);
     let (Some(x), Some(weight)) = (x, weight) else { return Err(value_error!("{op}: an array is missing")) };
+    call.look_again()?;
     signature.check(dtype)?;
     let &[k, n] = weight.shape() else {
         let (name, shape) = (signature.weight, Shape(weight.shape()));
@@ -257,7 +261,7 @@ pub(super) fn product<'py>(
             })
         },
     };
-    run(op, transform, x, residual, out)
+    run(call, transform, x, residual, out)
 }
 
 #[cold]
@@ -451,7 +455,13 @@ pub(super) struct Linear {
 
 impl Linear {
     /// A layer with a weight and a bias that are rounded to `dtype` and to what is computed in.
-    fn build(weight: Array<'_>, bias: Option<Array<'_>>, activation: Activation, dtype: Dtype) -> PyResult<Self> {
+    fn build<'py>(
+        call: &Call<'py>,
+        weight: Array<'py>,
+        bias: Option<Array<'py>>,
+        activation: Activation,
+        dtype: Dtype,
+    ) -> PyResult<Self> {
         const OP: &str = "Linear";
         let py = weight.py();
         // Both are rounded before they meet `PackedLinear`, which takes them in one type.
@@ -464,7 +474,7 @@ impl Linear {
         let source = weight.dtype();
         let nanoseconds = weight.len() as f32 * PACKING;
         let inputs = [Some(&*weight), bias.as_deref()];
-        let packed = call::read(py, OP, inputs, nanoseconds, |[weight, bias]| {
+        let packed = call::read(call, py, inputs, nanoseconds, |[weight, bias]| {
             let weight = weight.map(|weight| weight.matrix());
             let bias = bias.map(|bias| bias.vector());
             for_dtype!(dtype, W => if source == dtype {
@@ -521,6 +531,7 @@ impl Linear {
     ) -> PyResult<Self> {
         const OP: &str = "Linear";
         let py = panels.py();
+        let call = Call::new(Signature::new(OP), [("panels", Some(panels)), ("bias", bias)])?;
         check_shape(OP, shape, dtype)?;
         let bias = match bias {
             Some(bias) => {
@@ -534,6 +545,7 @@ impl Linear {
         };
         let panels = in_place(panels)?.keep()?;
         let bias = bias.map(|bias| bias.into_ndarray().keep()).transpose()?;
+        call.look_again()?;
         panels.look_again(py, OP)?;
         bias.iter().try_for_each(|bias| bias.look_again(py, OP))?;
         let packed = for_dtype!(dtype, W => {
@@ -605,14 +617,17 @@ impl Linear {
         dtype: Option<Object<'_, '_>>,
     ) -> PyResult<Self> {
         const OP: &str = "Linear";
+        let arguments = [("weight", Some(weight)), ("bias", bias), ("dtype", dtype)];
+        let call = &Call::new(Signature::new(OP), arguments)?;
         let activation = activation_of(OP, activation)?;
         let dtype = dtype.map(|dtype| Dtype::from_argument(OP, dtype)).transpose()?;
-        let weight = take_own(OP, "weight", weight)?;
+        let weight = take_own(OP, "weight", weight).map_err(|error| call.blame(error))?;
         let mut slot = None;
         if let Some(bias) = bias {
-            take_as(OP, "bias", bias, weight.dtype(), &mut slot)?;
+            take_as(OP, "bias", bias, weight.dtype(), &mut slot).map_err(|error| call.blame(error))?;
         }
         let bias = slot;
+        call.look_again()?;
         let dtype = dtype.unwrap_or(weight.dtype());
         let &[_, n] = weight.shape() else {
             let shape = Shape(weight.shape());
@@ -629,7 +644,7 @@ impl Linear {
                 return Err(wrong_shape(OP, "bias", bias.shape(), &[n], why));
             }
         }
-        Self::build(weight, bias, activation, dtype)
+        Self::build(call, weight, bias, activation, dtype)
     }
 
     #[pyo3(signature = (x, residual=None, out=None))]
@@ -640,8 +655,10 @@ impl Linear {
         out: Option<Object<'_, 'py>>,
     ) -> Returned<'py> {
         const OP: &str = "Linear";
+        let arguments = [("x", Some(x)), ("residual", residual), ("out", out)];
+        let call = &Call::new(Signature::new(OP), arguments)?;
         let mut slots = slots();
-        let (x, residual) = self.take_inputs(OP, x, residual, &mut slots)?;
+        let (x, residual) = self.take_inputs(call, x, residual, &mut slots)?;
         let [k, n] = self.shape();
         if x.shape().last() != Some(&k) {
             let shape = Shape(x.shape());
@@ -657,7 +674,7 @@ impl Linear {
             layers: core::iter::once(self),
             apply: |rows: Rows<'_>| self.packed.forward(rows),
         };
-        run(OP, transform, x, residual, out)
+        run(call, transform, x, residual, out)
     }
 
     /// The rows of the weight.
@@ -826,7 +843,7 @@ impl Linear {
     ) -> Returned<'py> {
         const OP: &str = "Linear";
         self.kept.iter().try_for_each(|kept| kept.look_again(py, OP))?;
-        let mut slot = None;
+        let mut slot = Slot::default();
         let output = Output::fresh(&mut slot, py, dtype, shape)?;
         if output.written().len() > 0 {
             let cols = shape.last().map_or(1, |cols| cols.unsigned_abs());
@@ -840,15 +857,19 @@ impl Linear {
     /// x and a residual in a dtype that the layer takes; lists take that of the weight.
     fn take_inputs<'a, 'py>(
         &self,
-        op: &str,
+        call: &Call<'py>,
         x: Object<'_, 'py>,
         residual: Option<Object<'_, 'py>>,
         slots: &'a mut Slots<'py, 2>,
     ) -> PyResult<(&'a Array<'py>, Option<&'a Array<'py>>)> {
+        let op = call.op;
         let dtype = match residual {
-            None => take_as(op, "x", x, self.dtype, &mut slots[0])?.dtype(),
-            Some(_) => take_all(op, [("x", Some(x)), ("residual", residual)], slots)?,
+            None => take_as(op, "x", x, self.dtype, &mut slots[0]).map_err(|error| call.blame(error))?.dtype(),
+            Some(_) => {
+                take_all(op, [("x", Some(x)), ("residual", residual)], slots).map_err(|error| call.blame(error))?
+            }
         };
+        call.look_again()?;
         let [Some(x), residual] = slots else { return Err(type_error!("{op}: x is missing")) };
         if !self.takes(dtype) {
             let (found, own) = (dtype.name(), self.dtype.name());

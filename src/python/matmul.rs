@@ -3,13 +3,13 @@
 use numpy::npyffi::npy_intp;
 use pyo3::prelude::*;
 
-use super::call::{self, Object, Returned, Signature};
+use super::call::{self, Call, Object, Returned, Signature};
 use super::dims::Dims;
 use super::dtype::for_dtype;
 use super::errors::{Shape, value_error};
 use super::linear::COST;
 use super::ndarray::{NdArray, Place};
-use super::out::Output;
+use super::out::{Output, Slot};
 use super::strides::Plan;
 use super::take::{slots, take_all};
 
@@ -32,9 +32,11 @@ pub(super) fn product<'py>(
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     let op = signature.op;
+    let call = &Call::new(signature, [("a", Some(a)), ("b", Some(b)), ("out", out)])?;
     let mut slots = slots();
-    let dtype = take_all(op, [("a", Some(a)), ("b", Some(b))], &mut slots)?;
+    let dtype = take_all(op, [("a", Some(a)), ("b", Some(b))], &mut slots).map_err(|error| call.blame(error))?;
     let [Some(a), Some(b)] = &slots else { return Err(value_error!("{op}: an array is missing")) };
+    call.look_again()?;
     signature.check(dtype)?;
     let (py, item) = (a.py(), dtype.size().cast_signed());
     if a.ndim() == 0 || b.ndim() == 0 {
@@ -61,14 +63,14 @@ pub(super) fn product<'py>(
     let cols: &[npy_intp] = if b.ndim() > 1 { &cols } else { &[] };
     let mut shape = Dims::EMPTY;
     [&batch, rows, cols].into_iter().try_for_each(|part| shape.append(op, part))?;
-    let mut slot = None;
+    let mut slot = Slot::default();
     let mut output = match out {
         None => Output::fresh(&mut slot, py, dtype, &shape)?,
         Some(out) => {
             let unit = (!shape.is_empty()).then(|| shape.len() - 1);
             Output::given(
                 &mut slot,
-                op,
+                call,
                 out,
                 dtype,
                 &shape,
@@ -93,7 +95,7 @@ pub(super) fn product<'py>(
     let count = batch.iter().map(|dim| dim.unsigned_abs()).product::<usize>();
     let work = count as f32 * m as f32 * n as f32 * k as f32;
     if batch.is_empty() {
-        return call::run(op, [Some(&**a), Some(&**b)], output, work * COST, move |operands, mut out| {
+        return call::run(call, [Some(&**a), Some(&**b)], output, work * COST, move |operands, mut out| {
             let [Some(a), Some(b)] = operands else { return Ok(()) };
             let (a, b, out) = (a.block(a_place), b.block(b_place), out.block(place));
             for_dtype!(dtype, T => crate::matmul(a.matrix::<T>(), b.matrix::<T>(), out.matrix::<T>()))
@@ -117,7 +119,7 @@ pub(super) fn product<'py>(
     let strides = strides.each_ref().map(|strides| &**strides);
     let mut plan = Plan::rows(&walked, strides, walked.len() - 1, n, 2, item.unsigned_abs())?;
     plan.hold(1)?;
-    call::run(op, [Some(&**a), Some(&**b)], output, work * COST, move |operands, out| {
+    call::run(call, [Some(&**a), Some(&**b)], output, work * COST, move |operands, out| {
         let [Some(a), Some(b)] = operands else { return Ok(()) };
         for_dtype!(dtype, T => crate::matmul_batch(plan.blocks(), |index| {
             let [first, second, target] = plan.places(index);

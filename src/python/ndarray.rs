@@ -18,6 +18,7 @@ use numpy::npyffi::{
     NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE, PY_ARRAY_API, PyArray_Descr, PyArrayObject, PyArrayObject_fields, npy_intp,
 };
 use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 use super::dims::{Layout, Strides};
 use super::dtype::{Dtype, Element};
@@ -333,10 +334,6 @@ impl<'py> NdArray<'py> {
         self.object.py()
     }
 
-    pub(super) fn into_object(self) -> Bound<'py, PyAny> {
-        self.object
-    }
-
     pub(super) fn object(&self) -> &Bound<'py, PyAny> {
         &self.object
     }
@@ -395,6 +392,23 @@ impl<'py> NdArray<'py> {
     fn changed(&self, op: &str) -> PyErr {
         let (name, shape) = (self.name, Shape(self.shape()));
         value_error!("{op}: {name} had shape {shape} and was changed while the arguments of the call were taken in")
+    }
+
+    /// Whether nothing foreign can run when the object is converted: it is None, a number or a string of Python's own, or
+    /// an array that holds no objects and is of a dtype that this package knows.
+    #[inline(always)]
+    pub(super) fn is_inert(object: &Bound<'_, PyAny>) -> bool {
+        // SAFETY: the object is alive.
+        if unsafe { npyffi::PyArray_CheckExact(object.py(), object.as_ptr()) } != 0 {
+            let descr = fields(object).descr;
+            // SAFETY: the descriptor of a live array, read while no foreign code runs.
+            return unsafe { Dtype::builtin(descr).is_some() || Dtype::is_simple(descr) };
+        }
+        object.is_none()
+            || object.is_exact_instance_of::<PyFloat>()
+            || object.is_exact_instance_of::<PyInt>()
+            || object.is_exact_instance_of::<PyBool>()
+            || object.is_exact_instance_of::<PyString>()
     }
 
     /// Keeps this array's memory where it is as long as `hold` lives: NumPy does not resize, even with
@@ -797,13 +811,13 @@ impl NdArray<'_> {
 }
 
 impl Kept {
-    /// Sees that the array is what it was.
+    /// Sees that the array's memory is what it was. Its shape does not matter: what was seen of it stays.
     pub(super) fn look_again(&self, py: Python<'_>, op: &str) -> PyResult<()> {
-        if self.seen.still_holds(self.object.bind(py)) {
+        if ptr::eq(fields(self.object.bind(py)).data.cast(), self.seen.data) {
             return Ok(());
         }
         let (name, shape) = (self.name, Shape(self.seen.shape()));
-        Err(value_error!("{op}: {name} had shape {shape} when the layer was made and was changed since"))
+        Err(value_error!("{op}: {name}, of shape {shape} when the layer was made, lies elsewhere now"))
     }
 
     /// The elements of a dense array as numbers of a type that any bytes make.

@@ -8,6 +8,7 @@ use std::{format, ptr};
 use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, npy_intp};
 use pyo3::prelude::*;
 
+use super::call::Call;
 use super::dims::Dims;
 use super::dtype::Dtype;
 use super::errors::{Shape, out_of_memory, type_error, type_name, value_error, wrong_dtype};
@@ -16,13 +17,20 @@ use super::ndarray::{NdArray, Pins, Snapshot, Target, meet};
 use super::take::{Array, refuse_masked};
 use crate::trace::{Event, note};
 
+/// A place on the stack of a call for its result, and for the caller's array where the kernel writes another.
+#[derive(Debug, Default)]
+pub(super) struct Slot<'py> {
+    array: Option<NdArray<'py>>,
+    caller: Option<NdArray<'py>>,
+}
+
 /// Where a call's result goes. Its array stays in a slot of the call's.
 #[derive(Debug)]
 pub(super) struct Output<'a, 'py> {
     /// What the kernel writes.
     array: &'a mut NdArray<'py>,
     /// What the caller gets back instead, to be copied to at the end.
-    copied_to: Option<Bound<'py, PyAny>>,
+    copied_to: &'a mut Option<NdArray<'py>>,
     /// The result takes the place of the first input.
     in_place: bool,
     /// What the kernel writes is the caller's.
@@ -32,32 +40,24 @@ pub(super) struct Output<'a, 'py> {
 impl<'a, 'py> Output<'a, 'py> {
     /// A new result, uninitialised, in C order.
     #[inline(always)]
-    pub(super) fn fresh(
-        slot: &'a mut Option<NdArray<'py>>,
-        py: Python<'py>,
-        dtype: Dtype,
-        shape: &[npy_intp],
-    ) -> PyResult<Self> {
+    pub(super) fn fresh(slot: &'a mut Slot<'py>, py: Python<'py>, dtype: Dtype, shape: &[npy_intp]) -> PyResult<Self> {
         let object = allocate(py, dtype, shape, None)?;
         // SAFETY: just made.
         let array = match unsafe { NdArray::made(object.clone(), dtype, shape) } {
-            Some(array) => slot.insert(array),
-            None => NdArray::put("out", object, slot)?,
+            Some(array) => slot.array.insert(array),
+            None => NdArray::put("out", object, &mut slot.array)?,
         };
-        Ok(Self { array, copied_to: None, in_place: false, given: false })
+        Ok(Self { array, copied_to: &mut slot.caller, in_place: false, given: false })
     }
 
     /// A new result whose elements lie in the order of those of `model`, as NumPy's own functions give. `unit` as in
     /// [`given`](Output::given).
-    pub(super) fn fresh_like(
-        slot: &'a mut Option<NdArray<'py>>,
-        model: &Array<'py>,
-        unit: Option<usize>,
-    ) -> PyResult<Self> {
+    pub(super) fn fresh_like(slot: &'a mut Slot<'py>, model: &Array<'py>, unit: Option<usize>) -> PyResult<Self> {
         let strides = order_of(model)?;
         let array = empty(model.py(), model.dtype(), model.shape(), strides.as_deref())?;
         let straight = has_unit_stride(&array, unit);
-        let output = Self { array: slot.insert(array), copied_to: None, in_place: false, given: false };
+        let output =
+            Self { array: slot.array.insert(array), copied_to: &mut slot.caller, in_place: false, given: false };
         if straight { Ok(output) } else { output.through(|array| buffer(array, model.dtype(), unit)) }
     }
 
@@ -66,8 +66,8 @@ impl<'a, 'py> Output<'a, 'py> {
     /// `out`, or would overwrite what they read, they get a buffer. `unit` is the axis along which a kernel's rows lie,
     /// `None` where it goes element by element.
     pub(super) fn given(
-        slot: &'a mut Option<NdArray<'py>>,
-        op: &str,
+        slot: &'a mut Slot<'py>,
+        call: &Call<'py>,
         out: &Bound<'py, PyAny>,
         dtype: Dtype,
         shape: &[npy_intp],
@@ -75,7 +75,9 @@ impl<'a, 'py> Output<'a, 'py> {
         also_read: impl Iterator<Item = Range<usize>>,
         unit: Option<usize>,
     ) -> PyResult<Self> {
-        let array = check(op, out, dtype, shape)?;
+        // Before anything is said of an `out` that was changed meanwhile.
+        call.look_again()?;
+        let array = check(call.op, out, dtype, shape)?;
         let extent = array.extent();
         let mut same = false;
         let mut overlaps = also_read.into_iter().any(|read| meet(&extent, &read));
@@ -95,7 +97,7 @@ impl<'a, 'py> Output<'a, 'py> {
             place: if in_place { "in place" } else { "out" },
             bytes: array.len() * array.itemsize(),
         });
-        let output = Self { array: slot.insert(array), copied_to: None, in_place, given: true };
+        let output = Self { array: slot.array.insert(array), copied_to: &mut slot.caller, in_place, given: true };
         if straight && !overlaps {
             return Ok(output);
         }
@@ -120,7 +122,7 @@ impl<'a, 'py> Output<'a, 'py> {
         let buffer = buffer(self.array)?;
         let array = core::mem::replace(self.array, buffer);
         // A buffer that another takes the place of is of no use any more.
-        self.copied_to.get_or_insert_with(|| array.into_object());
+        self.copied_to.get_or_insert(array);
         (self.in_place, self.given) = (false, false);
         Ok(())
     }
@@ -144,6 +146,9 @@ impl<'a, 'py> Output<'a, 'py> {
     /// The array that the kernel writes, after a second look.
     #[inline(always)]
     pub(super) fn target(&self, op: &str) -> PyResult<Target<'_>> {
+        if let Some(caller) = &self.copied_to {
+            caller.operand(op)?;
+        }
         // SAFETY: `given` saw that `out` is writeable and that no two of its elements share memory, and it gives a
         // buffer where `out` shares memory with what is read, unless `in_place` says that it is the same view. Fresh
         // arrays are nobody else's. A call asks once.
@@ -165,17 +170,17 @@ impl<'a, 'py> Output<'a, 'py> {
     pub(super) fn finish(self) -> PyResult<Bound<'py, PyAny>> {
         match self.copied_to {
             None => Ok(self.array.object().clone()),
-            Some(target) => copied(self.array, target),
+            Some(caller) => copied(self.array, caller),
         }
     }
 }
 
 /// The result in the array that the caller gets.
 #[cold]
-fn copied<'py>(array: &NdArray<'py>, target: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+fn copied<'py>(array: &NdArray<'py>, caller: &NdArray<'py>) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: both are arrays, and NumPy looks at what they are by now.
-    match unsafe { PY_ARRAY_API.PyArray_CopyInto(array.py(), target.as_ptr().cast(), array.as_array_ptr()) } {
-        0 => Ok(target),
+    match unsafe { PY_ARRAY_API.PyArray_CopyInto(array.py(), caller.as_array_ptr(), array.as_array_ptr()) } {
+        0 => Ok(caller.object().clone()),
         _ => Err(PyErr::fetch(array.py())),
     }
 }

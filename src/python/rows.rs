@@ -4,7 +4,7 @@
 use pyo3::prelude::*;
 
 use super::arguments::{Optional, axis_of};
-use super::call::{Object, Returned, Signature};
+use super::call::{Call, Object, Returned, Signature};
 use super::dtype::Element;
 use super::errors::{Shape, value_error, wrong_shape};
 use super::same_shape::{Arrays, Inputs, Operation, run};
@@ -22,24 +22,40 @@ pub(super) fn rowwise<'py, O: Operation>(
     axis: &Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    let call = Call::new(signature, [(signature.x, Some(x)), ("axis", axis.object()), ("out", out)])?;
     let mut slot = None;
-    let x = signature.take(x, &mut slot)?;
-    let axis = axis_of(signature.op, axis, x.ndim())?;
-    run(signature.op, operation, Arrays::of(x), Some(axis), out)
+    let x = call.take(x, &mut slot)?;
+    let axis = axis_of(call.op, axis, x.ndim())?;
+    run(&call, operation, Arrays::of(x), Some(axis), out)
 }
 
 /// A normalisation of rows, which ends with a weight and a bias of one value an element of the row.
 pub(super) fn normalise<'py, O: Operation>(
     signature: Signature,
     [x, weight, bias, residual]: [Option<Object<'_, 'py>>; 4],
-    operation: &O,
+    (eps, usual_eps): (&Optional<'_, 'py>, f64),
+    operation: impl FnOnce(f64) -> O,
     axis: &Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     let op = signature.op;
+    let call = Call::new(
+        signature,
+        [
+            (signature.x, x),
+            ("weight", weight),
+            ("bias", bias),
+            ("residual", residual),
+            ("eps", eps.object()),
+            ("axis", axis.object()),
+            ("out", out),
+        ],
+    )?;
+    let operation = operation(eps.number(op, "eps", usual_eps)?);
     let arguments = [(signature.x, x), ("weight", weight), ("bias", bias), ("residual", residual)];
     let mut slots = slots();
-    let dtype = take_all(op, arguments, &mut slots)?;
+    let dtype = take_all(op, arguments, &mut slots).map_err(|error| call.blame(error))?;
+    call.look_again()?;
     signature.check(dtype)?;
     let [x, weight, bias, residual] = slots.each_ref().map(Option::as_ref);
     let Some(x) = x else { return Err(value_error!("{op}: an array is missing")) };
@@ -67,7 +83,7 @@ pub(super) fn normalise<'py, O: Operation>(
         bias: bias.map(|bias| &**bias),
         ..Arrays::of(x)
     };
-    run(op, operation, arrays, Some(axis), out)
+    run(&call, &operation, arrays, Some(axis), out)
 }
 
 /// Writes an [`Operation`] from what an element costs, in nanoseconds, and the two kernels, whose further arguments are
@@ -262,12 +278,11 @@ pub(super) fn layer_norm<'py>(
     axis: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let eps = eps.number("layer_norm", "eps", 1e-5)?;
     let (signature, arguments) = (Signature::new("layer_norm"), [Some(x), weight, bias, residual]);
     if residual.is_some() {
-        normalise(signature, arguments, &AddLayerNorm { eps }, &axis, out)
+        normalise(signature, arguments, (&eps, 1e-5), |eps| AddLayerNorm { eps }, &axis, out)
     } else {
-        normalise(signature, arguments, &LayerNorm { eps }, &axis, out)
+        normalise(signature, arguments, (&eps, 1e-5), |eps| LayerNorm { eps }, &axis, out)
     }
 }
 
@@ -318,8 +333,8 @@ pub(super) fn rms_norm<'py>(
     axis: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let eps = eps.number("rms_norm", "eps", 1e-6)?;
-    normalise(Signature::new("rms_norm"), [Some(x), weight, None, None], &RmsNorm { eps }, &axis, out)
+    let arguments = [Some(x), weight, None, None];
+    normalise(Signature::new("rms_norm"), arguments, (&eps, 1e-6), |eps| RmsNorm { eps }, &axis, out)
 }
 
 /// Scales to length 1 along an axis: ``x / sqrt(sum(x**2))``.

@@ -3,10 +3,10 @@
 
 use pyo3::prelude::*;
 
-use super::call::{self, Object, Returned};
+use super::call::{self, Call, Object, Returned};
 use super::dtype::{Dtype, Element, for_dtype};
 use super::ndarray::{Block, BlockMut, NdArray};
-use super::out::Output;
+use super::out::{Output, Slot};
 use super::strides::Plan;
 use super::take::Array;
 use crate::error::ShapeError;
@@ -79,7 +79,7 @@ pub(super) trait Operation: Send + Sync {
 /// Runs an operation. `axis` is the axis along which rows lie, `None` for element-wise operations.
 #[inline]
 pub(super) fn run<'py, O: Operation>(
-    op: &str,
+    call: &Call<'py>,
     operation: &O,
     arrays: Arrays<'_, 'py>,
     axis: Option<usize>,
@@ -91,11 +91,11 @@ pub(super) fn run<'py, O: Operation>(
     let is_dense = |array: Option<&NdArray<'_>>| array.is_none_or(|array| array.is_c_contiguous());
     let dense = last && x.is_c_contiguous() && is_dense(residual) && is_dense(mask);
     let inputs = [Some(&**x), residual, mask, weight, bias];
-    let mut slot = None;
+    let mut slot = Slot::default();
     let output = match out {
         None if dense => Output::fresh(&mut slot, py, dtype, x.shape())?,
         None => Output::fresh_like(&mut slot, x, axis)?,
-        Some(out) => Output::given(&mut slot, op, out, dtype, x.shape(), &inputs, core::iter::empty(), axis)?,
+        Some(out) => Output::given(&mut slot, call, out, dtype, x.shape(), &inputs, core::iter::empty(), axis)?,
     };
     let len = x.len();
     if len == 0 {
@@ -104,14 +104,14 @@ pub(super) fn run<'py, O: Operation>(
     let in_place = output.in_place();
     let nanoseconds = len as f32 * operation.cost();
     if !(dense && output.written().is_c_contiguous()) {
-        return scattered(op, operation, arrays, output, axis, nanoseconds);
+        return scattered(call, operation, arrays, output, axis, nanoseconds);
     }
     let cols = match axis {
         Some(axis) => x.shape().get(axis).map_or(1, |cols| cols.unsigned_abs()),
         None => len,
     };
     let rows = len / cols;
-    call::run(op, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
+    call::run(call, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
         let Some(x) = x else { return Ok(()) };
         let inputs = Inputs {
             x: x.dense(rows, cols),
@@ -127,7 +127,7 @@ pub(super) fn run<'py, O: Operation>(
 /// Runs an operation where some array is not dense.
 #[cold]
 fn scattered<'py, O: Operation>(
-    op: &str,
+    call: &Call<'py>,
     operation: &O,
     arrays: Arrays<'_, 'py>,
     output: Output<'_, 'py>,
@@ -137,7 +137,7 @@ fn scattered<'py, O: Operation>(
     let Arrays { x, residual, mask, weight, bias } = arrays;
     let (dtype, in_place, plan) = (x.dtype(), output.in_place(), plan(arrays, &output, axis)?);
     let inputs = [Some(&**x), residual, mask, weight, bias];
-    call::run(op, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
+    call::run(call, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
         let Some(x) = x else { return Ok(()) };
         let weight = weight.map(|weight| weight.vector());
         let bias = bias.map(|bias| bias.vector());

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PySlice, PyString, PyTuple, PyType};
 
 use super::arguments::number;
-use super::call::{Object, Returned};
+use super::call::{Call, Object, Returned, Signature};
 use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error, wrong_shape};
 use super::linear::{self, Linear, Quoted, Rows, Transform};
@@ -197,6 +197,7 @@ impl RowOperation {
         if let Some((parameter, _)) = surplus.into_iter().find(|&(_, surplus)| surplus) {
             return Err(value_error!("{NAME}: {} has no {parameter}", kind.name()));
         }
+        let call = Call::new(Signature::new(NAME), [("weight", weight), ("bias", bias), ("eps", eps)])?;
         let eps = match eps {
             Some(eps) => number(NAME, "eps", eps)?,
             None => kind.eps().unwrap_or(0.0),
@@ -205,9 +206,13 @@ impl RowOperation {
         let mut arrays = slots();
         match given {
             [None, None] => {}
-            [Some(_), _] => drop(take_all(NAME, [(names[0], weight), (names[1], bias)], &mut arrays)?),
+            [Some(_), _] => drop(
+                take_all(NAME, [(names[0], weight), (names[1], bias)], &mut arrays)
+                    .map_err(|error| call.blame(error))?,
+            ),
             [None, Some(bias)] => arrays[1] = Some(take_own(NAME, names[1], bias)?),
         }
+        call.look_again()?;
         let mut own = None;
         for (name, array) in names.into_iter().zip(&arrays) {
             let Some(array) = array else { continue };
@@ -226,11 +231,13 @@ impl RowOperation {
     #[pyo3(signature = (x, out=None))]
     fn __call__<'py>(&self, x: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
         let op = self.kind.name();
+        let call = &Call::new(Signature::new(op), [("x", Some(x)), ("out", out)])?;
         let mut slot = None;
         let x = match self.own {
-            Some((own, _)) => take_as(op, "x", x, own, &mut slot)?,
+            Some((own, _)) => take_as(op, "x", x, own, &mut slot).map_err(|error| call.blame(error))?,
             None => take(op, "x", x, &mut slot)?,
         };
+        call.look_again()?;
         let axis = x.ndim().saturating_sub(1);
         if let Some((own, len)) = self.own {
             if !self.takes(x.dtype()) {
@@ -248,11 +255,11 @@ impl RowOperation {
         let eps = self.eps;
         let arrays = Arrays { weight: weight.as_deref(), bias: bias.as_deref(), ..Arrays::of(x) };
         match self.kind {
-            Kind::Softmax => run(op, &Softmax, arrays, Some(axis), out),
-            Kind::LogSoftmax => run(op, &LogSoftmax, arrays, Some(axis), out),
-            Kind::LayerNorm => run(op, &LayerNorm { eps }, arrays, Some(axis), out),
-            Kind::RmsNorm => run(op, &RmsNorm { eps }, arrays, Some(axis), out),
-            Kind::Activation(activation) => run(op, &activation, arrays, None, out),
+            Kind::Softmax => run(call, &Softmax, arrays, Some(axis), out),
+            Kind::LogSoftmax => run(call, &LogSoftmax, arrays, Some(axis), out),
+            Kind::LayerNorm => run(call, &LayerNorm { eps }, arrays, Some(axis), out),
+            Kind::RmsNorm => run(call, &RmsNorm { eps }, arrays, Some(axis), out),
+            Kind::Activation(activation) => run(call, &activation, arrays, None, out),
         }
     }
 
@@ -694,11 +701,13 @@ impl Sequential {
     #[pyo3(signature = (x, out=None))]
     fn __call__<'py>(&self, x: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
         const OP: &str = "Sequential";
+        let call = &Call::new(Signature::new(OP), [("x", Some(x)), ("out", out)])?;
         let mut slot = None;
         let x = match self.dtype {
-            Some(dtype) => take_as(OP, "x", x, dtype, &mut slot)?,
+            Some(dtype) => take_as(OP, "x", x, dtype, &mut slot).map_err(|error| call.blame(error))?,
             None => take(OP, "x", x, &mut slot)?,
         };
+        call.look_again()?;
         let Some(stack) = self.stack(x.dtype()) else {
             let (found, taken) = (x.dtype().name(), Joined(self.dtypes()));
             return Err(type_error!("{OP}: x has dtype {found}, the layers take {taken}"));
@@ -723,7 +732,7 @@ impl Sequential {
             layers: self.linears(),
             apply: |rows: Rows<'_>| stack.forward(rows.x, rows.out),
         };
-        linear::run(OP, transform, x, None, out)
+        linear::run(call, transform, x, None, out)
     }
 
     fn __len__(&self) -> usize {

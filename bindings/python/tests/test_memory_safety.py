@@ -414,7 +414,7 @@ import threading, time
 import numpy as np, polyglot_bridge as pb
 rows, features, count = 50, 8, 60_000
 table = np.arange(rows * features, dtype=np.float32).reshape(rows, features)
-ids = np.zeros(count, np.intp)
+ids = np.full(count, 7)
 stop = threading.Event()
 
 def change():

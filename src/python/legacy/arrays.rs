@@ -3,10 +3,10 @@
 use pyo3::prelude::*;
 
 use crate::math::activation::Activation;
-use crate::python::arguments::{Optional, number};
-use crate::python::call::{Object, Returned, Signature, read};
+use crate::python::arguments::Optional;
+use crate::python::call::{Call, Object, Returned, Signature, read};
 use crate::python::dtype::for_dtype;
-use crate::python::elementwise::{Scale, dropped, elementwise};
+use crate::python::elementwise::{dropped, elementwise, scaled};
 use crate::python::linear;
 use crate::python::linear::activation_of;
 use crate::python::matmul;
@@ -33,9 +33,9 @@ const fn fused(op: &'static str, only_f32: bool) -> Signature {
 
 /// The sum of squares of an array, whatever its layout: read in place where that is one block of rows.
 fn sum(signature: Signature, array: Object<'_, '_>) -> PyResult<f64> {
-    let op = signature.op;
+    let (op, call) = (signature.op, &Call::new(signature, [(signature.x, Some(array))])?);
     let (mut slot, mut dense) = (None, None);
-    let mut array = signature.take(array, &mut slot)?;
+    let mut array = call.take(array, &mut slot)?;
     let (len, dtype) = (array.len(), array.dtype());
     if len == 0 {
         return Ok(0.0);
@@ -50,7 +50,7 @@ fn sum(signature: Signature, array: Object<'_, '_>) -> PyResult<f64> {
             array = array.contiguous(op, &mut dense)?;
         }
     }
-    read(array.py(), op, [Some(&**array)], len as f32 * COST, |[array]| {
+    read(call, array.py(), [Some(&**array)], len as f32 * COST, |[array]| {
         let Some(array) = array else { return 0.0 };
         let block = place.map_or_else(|| array.dense(1, len), |place| array.block(place));
         for_dtype!(dtype, T => crate::sum_of_squares(block.matrix::<T>()))
@@ -90,8 +90,7 @@ pub(in crate::python) fn parallel_map_numpy<'py>(
     factor: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let factor = number("parallel_map_numpy", "factor", factor)?;
-    elementwise(of("parallel_map_numpy", "arr"), &Scale { factor }, arr, out)
+    scaled(of("parallel_map_numpy", "arr"), arr, factor, out)
 }
 
 /// ``arr * factor`` for float32 only: `scale` takes every dtype.
@@ -127,8 +126,7 @@ pub(in crate::python) fn parallel_map_numpy_f32<'py>(
     factor: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let factor = number("parallel_map_numpy_f32", "factor", factor)?;
-    elementwise(f32("parallel_map_numpy_f32", "arr"), &Scale { factor }, arr, out)
+    scaled(f32("parallel_map_numpy_f32", "arr"), arr, factor, out)
 }
 
 /// ``sum(arr**2)`` as a Python float, summed in float64 whatever the dtype.
@@ -334,8 +332,7 @@ pub(in crate::python) fn fused_dropout_add<'py>(
     scale: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let scale = number("fused_dropout_add", "scale", scale)?;
-    dropped("fused_dropout_add", "dropout_mask", [x, residual, dropout_mask], scale, out)
+    dropped("fused_dropout_add", "dropout_mask", [x, residual, dropout_mask], Some(scale), out)
 }
 
 /// Layer normalisation: `layer_norm`, as polyglot-bridge 0.2.0 called it.
@@ -381,8 +378,8 @@ pub(in crate::python) fn fused_layer_norm<'py>(
     axis: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let eps = eps.number("fused_layer_norm", "eps", 1e-5)?;
-    normalise(Signature::new("fused_layer_norm"), [Some(x), weight, bias, None], &LayerNorm { eps }, &axis, out)
+    let arguments = [Some(x), weight, bias, None];
+    normalise(Signature::new("fused_layer_norm"), arguments, (&eps, 1e-5), |eps| LayerNorm { eps }, &axis, out)
 }
 
 /// Softmax: `softmax`, as polyglot-bridge 0.2.0 called it.

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyList, PySequence, PyString};
 
 use crate::python::arguments;
+use crate::python::call::{Call, Signature};
 use crate::python::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error};
 use crate::python::take::{Array, take_f64};
 use crate::view::{Matrix, MatrixMut};
@@ -181,9 +182,11 @@ pub(in crate::python) fn matrix_multiply<'py>(
     b: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyList>> {
     const OP: &str = "matrix_multiply";
+    let call = Call::new(Signature::new(OP), [("a", Some(a)), ("b", Some(b))])?;
     let (a, m, k) = matrix(OP, "a", a)?;
     let py = b.py();
     let (b, b_rows, n) = matrix(OP, "b", b)?;
+    call.look_again()?;
     if k != b_rows {
         return Err(value_error!(
             "{OP}: a has shape ({m}, {k}) and b has shape ({b_rows}, {n}): a's columns must be as many as b's rows"
@@ -228,8 +231,10 @@ pub(in crate::python) fn parallel_transform<'py>(
     factor: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyList>> {
     const OP: &str = "parallel_transform";
+    let call = Call::new(Signature::new(OP), [("data", Some(data)), ("factor", Some(factor))])?;
     let factor = arguments::number(OP, "factor", factor)?;
     let mut values = not_empty(OP, "data", numbers(OP, "data", "data", data)?)?;
+    call.look_again()?;
     data.py().detach(|| crate::scale_in_place(&mut values[..], factor))?;
     PyList::new(data.py(), values)
 }
