@@ -54,8 +54,9 @@ pub mod simd;
 #[cfg(feature = "python")]
 mod trace;
 mod view;
+mod workspace;
 
-pub use error::{Shape, ShapeError};
+pub use error::{Error, Shape, ShapeError};
 pub use float::{Compute, Float, Lanes, MAX_LANES};
 pub use gemm::problem::Residual;
 pub use math::activation::Activation;

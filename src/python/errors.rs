@@ -4,10 +4,11 @@ use std::fmt;
 use std::format;
 
 use numpy::npyffi::npy_intp;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::{PyErrArguments, intern};
 
-use crate::error::ShapeError;
+use crate::error::{Error, ShapeError};
 
 /// A shape as Python prints it: `()`, `(3,)`, `(2, 3)`.
 pub(super) struct Shape<'a>(pub(super) &'a [npy_intp]);
@@ -29,6 +30,24 @@ impl fmt::Display for Shape<'_> {
 impl From<ShapeError> for PyErr {
     fn from(error: ShapeError) -> Self {
         PyValueError::new_err(std::string::ToString::to_string(&error))
+    }
+}
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Shape(error) => error.into(),
+            Error::OutOfMemory { .. } => PyMemoryError::new_err(NoMemory),
+        }
+    }
+}
+
+/// The message of a MemoryError. Of no size, so that nothing is allocated to carry it.
+struct NoMemory;
+
+impl PyErrArguments for NoMemory {
+    fn arguments(self, py: Python<'_>) -> Py<PyAny> {
+        intern!(py, "polyglot_bridge: there is no memory to lay operands out").clone().into_any().unbind()
     }
 }
 

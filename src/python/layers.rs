@@ -16,7 +16,7 @@ use super::output::Output;
 use super::products::{Added, Layer, activation_of, block_of, run};
 use super::sequential::Stacks;
 use crate::PackedLinear;
-use crate::error::ShapeError;
+use crate::error::Error;
 use crate::float::Float;
 use crate::gemm::problem::Residual;
 use crate::math::activation::Activation;
@@ -49,7 +49,7 @@ macro_rules! each {
 
 impl Layer for Packed {
     #[inline]
-    unsafe fn run(&self, dtype: Dtype, x: &Block, added: Added, out: &Block) -> Result<(), ShapeError> {
+    unsafe fn run(&self, dtype: Dtype, x: &Block, added: Added, out: &Block) -> Result<(), Error> {
         // SAFETY: the caller's promise. A call is made in the dtype of the weight, or in float32 where that is narrower.
         unsafe {
             match (self, dtype) {
@@ -69,7 +69,7 @@ pub(super) trait Stored: Float {
     const DTYPE: Dtype;
 
     /// The layer's results for rows of this type, which it [takes](Linear::takes).
-    fn forward(layer: &Linear, x: Matrix<'_, Self>, out: MatrixMut<'_, Self>) -> Result<(), ShapeError>;
+    fn forward(layer: &Linear, x: Matrix<'_, Self>, out: MatrixMut<'_, Self>) -> Result<(), Error>;
 
     /// The stack for rows of this type.
     fn of(stacks: &Stacks) -> Option<&Sequential<'static, Self>>;
@@ -80,7 +80,7 @@ macro_rules! stored {
         impl Stored for $T {
             const DTYPE: Dtype = Dtype::$dtype;
 
-            fn forward(layer: &Linear, x: Matrix<'_, Self>, mut out: MatrixMut<'_, Self>) -> Result<(), ShapeError> {
+            fn forward(layer: &Linear, x: Matrix<'_, Self>, mut out: MatrixMut<'_, Self>) -> Result<(), Error> {
                 match &layer.packed {
                     $(Packed::$packed(layer) => layer.$forward(x, Residual::None, out.reborrow()),)+
                     // Another dtype: callers have asked whether the layer takes this one.
@@ -189,6 +189,11 @@ pub(super) fn compute(dtype: Dtype) -> Dtype {
 }
 
 impl Linear {
+    /// See [`crate::Layer::workspace`].
+    pub(super) fn workspace(&self, rows: usize) -> usize {
+        each!(&self.packed, layer => crate::Layer::workspace(layer, rows, layer.in_features()))
+    }
+
     fn build(weight: &Array<'_>, bias: Option<&Array<'_>>, activation: Activation, dtype: Dtype) -> PyResult<Self> {
         // Both are rounded to the dtype of the weight, and to what is computed in, before they meet `PackedLinear`,
         // which takes them in one type.

@@ -3,7 +3,7 @@
 use super::arrays::{Array, MaskArray};
 use super::layout::{Block, OPERANDS};
 use super::rowwise::Operation;
-use crate::error::ShapeError;
+use crate::error::Error;
 use crate::float::{Compute, Float};
 use crate::math::activation::Activation;
 use crate::ops::dropout_add::Mask;
@@ -48,9 +48,10 @@ macro_rules! kernel {
             &$self,
             $inputs: &[Block; OPERANDS],
             out: MatrixMut<'_, $T>,
-        ) -> Result<(), ShapeError> {
+        ) -> Result<(), Error> {
             // SAFETY: the caller's promise.
-            unsafe { $run($inputs[0].matrix::<$T>(), $($extra,)* out) }
+            unsafe { $run($inputs[0].matrix::<$T>(), $($extra,)* out) }?;
+            Ok(())
         }
 
         #[inline]
@@ -59,10 +60,11 @@ macro_rules! kernel {
             &$self,
             $inputs: &[Block; OPERANDS],
             out: MatrixMut<'_, $T>,
-        ) -> Result<(), ShapeError> {
+        ) -> Result<(), Error> {
             let _ = $inputs;
             // SAFETY: the caller's promise.
-            unsafe { $in_place(out $(, $extra)*) }
+            unsafe { $in_place(out $(, $extra)*) }?;
+            Ok(())
         }
     };
 }
@@ -212,13 +214,13 @@ impl Operation for Activation {
     }
 
     #[inline]
-    unsafe fn run<T: Float>(&self, inputs: &[Block; OPERANDS], out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
+    unsafe fn run<T: Float>(&self, inputs: &[Block; OPERANDS], out: MatrixMut<'_, T>) -> Result<(), Error> {
         // SAFETY: the caller's promise.
-        crate::activate(*self, unsafe { inputs[0].matrix::<T>() }, out)
+        Ok(crate::activate(*self, unsafe { inputs[0].matrix::<T>() }, out)?)
     }
 
     #[inline]
-    unsafe fn run_in_place<T: Float>(&self, _: &[Block; OPERANDS], out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
-        crate::activate_in_place(*self, out)
+    unsafe fn run_in_place<T: Float>(&self, _: &[Block; OPERANDS], out: MatrixMut<'_, T>) -> Result<(), Error> {
+        Ok(crate::activate_in_place(*self, out)?)
     }
 }

@@ -18,7 +18,7 @@ use super::modern::{Object, Returned};
 use super::operations::Vector;
 use super::output::Output;
 use super::rowwise::{Addresses, KEEP_GIL, released};
-use crate::error::ShapeError;
+use crate::error::Error;
 use crate::float::Float;
 use crate::gemm::problem::Residual;
 use crate::math::activation::Activation;
@@ -99,7 +99,7 @@ pub(super) trait Layer: Sync {
     /// # Safety
     ///
     /// The blocks lie in live arrays of `dtype`; nothing but `added` shares memory with `out`.
-    unsafe fn run(&self, dtype: Dtype, x: &Block, added: Added, out: &Block) -> Result<(), ShapeError>;
+    unsafe fn run(&self, dtype: Dtype, x: &Block, added: Added, out: &Block) -> Result<(), Error>;
 
     /// How many multiplications a row takes, roughly.
     #[inline]
@@ -117,7 +117,7 @@ struct Plain {
 
 impl Layer for Plain {
     #[inline]
-    unsafe fn run(&self, dtype: Dtype, x: &Block, added: Added, out: &Block) -> Result<(), ShapeError> {
+    unsafe fn run(&self, dtype: Dtype, x: &Block, added: Added, out: &Block) -> Result<(), Error> {
         // SAFETY: the caller's promise; weight and bias are of this dtype too, and alive during the call.
         for_dtype!(dtype, T => unsafe {
             let bias = self.bias.map(|bias| bias.slice::<T>());

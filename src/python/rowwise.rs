@@ -12,7 +12,7 @@ use super::arrays::{Array, Dtype, NdArray, for_dtype};
 use super::errors::{type_name, wrong_axis};
 use super::layout::{Block, OPERANDS, Plan};
 use super::output::Output;
-use crate::error::ShapeError;
+use crate::error::Error;
 use crate::float::Float;
 use crate::trace::{Event, note};
 use crate::view::MatrixMut;
@@ -30,18 +30,14 @@ pub(super) trait Operation: Sync {
     /// # Safety
     ///
     /// The blocks lie in live arrays of the dtypes that the call was made with, `T` being the common one.
-    unsafe fn run<T: Float>(&self, inputs: &[Block; OPERANDS], out: MatrixMut<'_, T>) -> Result<(), ShapeError>;
+    unsafe fn run<T: Float>(&self, inputs: &[Block; OPERANDS], out: MatrixMut<'_, T>) -> Result<(), Error>;
 
     /// The same where `out` holds the first input.
     ///
     /// # Safety
     ///
     /// As for [`run`](Operation::run).
-    unsafe fn run_in_place<T: Float>(
-        &self,
-        inputs: &[Block; OPERANDS],
-        out: MatrixMut<'_, T>,
-    ) -> Result<(), ShapeError>;
+    unsafe fn run_in_place<T: Float>(&self, inputs: &[Block; OPERANDS], out: MatrixMut<'_, T>) -> Result<(), Error>;
 }
 
 /// The axis that an argument names, among `ndim`; a 0-d array counts as a row of one element.
@@ -153,7 +149,7 @@ fn scattered<'py, O: Operation>(
     data: [*mut u8; OPERANDS],
     axis: Option<usize>,
     in_place: bool,
-) -> Result<(), ShapeError> {
+) -> Result<(), Error> {
     let item = x.dtype().size();
     let arrays: Vec<&NdArray<'py>> =
         [&**x].into_iter().chain(others.iter().copied()).chain((1 + others.len()..OPERANDS).map(|_| target)).collect();
@@ -207,7 +203,7 @@ unsafe fn on_block<O: Operation>(
     dtype: Dtype,
     blocks: &[Block; OPERANDS],
     in_place: bool,
-) -> Result<(), ShapeError> {
+) -> Result<(), Error> {
     // SAFETY: the caller's promise.
     for_dtype!(dtype, T => unsafe {
         let out = blocks[OPERANDS - 1].matrix_mut::<T>();

@@ -19,7 +19,7 @@ use super::modern::{Object, Returned};
 use super::operations::{LayerNorm, LogSoftmax, RmsNorm, Softmax, Vector};
 use super::products::{self, Added, Layer};
 use super::rowwise::run;
-use crate::error::ShapeError;
+use crate::error::Error;
 use crate::float::Compute;
 use crate::math::activation::Activation;
 use crate::ops::activation::activate;
@@ -440,8 +440,12 @@ impl<T: Stored> stack::Layer<T> for Shared<Linear> {
         self.0.get().shape()[1].unsigned_abs()
     }
 
-    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
+    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), Error> {
         T::forward(self.0.get(), x, out)
+    }
+
+    fn workspace(&self, rows: usize, _: usize) -> usize {
+        self.0.get().workspace(rows)
     }
 }
 
@@ -454,11 +458,11 @@ impl<T: Stored> stack::Layer<T> for Shared<Sequential> {
         self.0.get().out_features.unwrap_or(in_features)
     }
 
-    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
+    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), Error> {
         match T::of(&self.0.get().stacks) {
             Some(stack) => stack.forward(x, out),
             // It was asked for before the outer stack was made.
-            None => activate(Activation::None, x, out),
+            None => Ok(activate(Activation::None, x, out)?),
         }
     }
 }
@@ -493,7 +497,7 @@ struct Call<'a> {
 }
 
 impl Layer for Call<'_> {
-    unsafe fn run(&self, dtype: Dtype, x: &Block, _: Added, out: &Block) -> Result<(), ShapeError> {
+    unsafe fn run(&self, dtype: Dtype, x: &Block, _: Added, out: &Block) -> Result<(), Error> {
         for_dtype!(dtype, T => match T::of(self.stacks) {
             // SAFETY: the caller's promise.
             Some(stack) => unsafe { stack.forward(x.matrix::<T>(), out.matrix_mut::<T>()) },
