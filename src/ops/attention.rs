@@ -254,7 +254,8 @@ pub fn attention<'a, T: Float>(
     let block = block_rows(1, rows);
     let cost = head.nanoseconds() / rows as f32;
     let cols = out.cols();
-    let bytes = head.room(block);
+    // One block has what it needs before it writes.
+    let bytes = if rows > block { head.room(block) } else { 0 };
     let missing = Missing::default();
     parallel::for_each_tile_with(
         out.reborrow(),

@@ -207,10 +207,13 @@ impl<'a, T: Float> Sequential<'a, T> {
         if rows == 0 || features == 0 {
             return Ok(());
         }
-        let block_rows = rows.min(BLOCK_ROWS);
         let cost = nanoseconds::<T::Acc>(work.saturating_mul(BLOCK_ROWS));
         let failed = Mutex::new(None);
-        let prepare = || Prepared::new(self, block_rows, in_features, block_rows.saturating_mul(widest));
+        let prepare = || {
+            // In a single block each layer has what it needs before it writes.
+            let reserved = if rows > BLOCK_ROWS { Some(Reserved::new(self.workspace(in_features))?) } else { None };
+            Prepared::new(&self.buffers, reserved, rows.min(BLOCK_ROWS).saturating_mul(widest))
+        };
         parallel::for_each_tile_with(
             out,
             (BLOCK_ROWS, features),
@@ -228,6 +231,16 @@ impl<'a, T: Float> Sequential<'a, T> {
             Ok(Some(error)) => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// The most bytes of memory that a layer takes for a block.
+    fn workspace(&self, in_features: usize) -> usize {
+        let (mut bytes, mut features) = (0, in_features);
+        for layer in &self.layers {
+            bytes = bytes.max(layer.workspace(BLOCK_ROWS, features));
+            features = layer.out_features(features);
+        }
+        bytes
     }
 
     fn run_block(&self, x: Matrix<'_, T>, buffer: &mut [T], mut out: MatrixMut<'_, T>) -> Result<(), Error> {
@@ -256,19 +269,12 @@ struct Prepared<'s, T> {
     buffers: &'s Mutex<Vec<Vec<T>>>,
     /// The memory of the layers.
     #[allow(dead_code, reason = "a promise that ends when this is dropped")]
-    reserved: Reserved,
+    reserved: Option<Reserved>,
 }
 
 impl<'s, T: Float> Prepared<'s, T> {
     /// With room for twice so many numbers.
-    fn new(stack: &'s Sequential<'_, T>, rows: usize, in_features: usize, numbers: usize) -> Result<Self, NoMemory> {
-        let (mut bytes, mut features) = (0, in_features);
-        for layer in &stack.layers {
-            bytes = bytes.max(layer.workspace(rows, features));
-            features = layer.out_features(features);
-        }
-        let reserved = Reserved::new(bytes)?;
-        let buffers = &stack.buffers;
+    fn new(buffers: &'s Mutex<Vec<Vec<T>>>, reserved: Option<Reserved>, numbers: usize) -> Result<Self, NoMemory> {
         let buffer = buffers.lock().ok().and_then(|mut buffers| buffers.pop()).unwrap_or_default();
         let mut prepared = Self { buffer, buffers, reserved };
         let buffer = &mut prepared.buffer;

@@ -558,16 +558,6 @@ impl<'a, C: Compute> Scratch<'a, C> {
         Self { here: (MaybeUninit::uninit(), PhantomData), lent }
     }
 
-    /// Room for so many numbers, if there is that much.
-    #[inline(always)]
-    fn room(&mut self, len: usize) -> Option<*mut C> {
-        let has = |bytes: usize| len <= SCRATCH && len <= bytes / size_of::<C>();
-        if has(size_of::<Here<C>>()) {
-            return Some(self.here.0.as_mut_ptr().cast());
-        }
-        has(size_of_val(self.lent)).then(|| self.lent.as_mut_ptr().cast())
-    }
-
     /// The two halves of a way from a row through the compute type and back into the row, which keeps what lies
     /// between unrounded: in `out` itself where that is of the compute type, else in this scratch. The row itself
     /// where it is too long for that.
@@ -578,14 +568,21 @@ impl<'a, C: Compute> Scratch<'a, C> {
     ) -> Result<Between<'s, T>, InOut<'s, T>> {
         let InOut { source, target, len, stream, lifetime: _ } = row;
         let is_native = TypeId::of::<T>() == TypeId::of::<C>();
-        let room = if stream || !is_native { self.room(len) } else { None };
-        // What lies in `target` for a moment is in the cache, and is overwritten there.
-        let stream = stream && room.is_some();
-        let room = match room {
-            Some(room) => room,
-            None if is_native => target.cast::<C>(),
-            None => return Err(row),
+        let (start, bytes) = if self.lent.is_empty() {
+            (self.here.0.as_mut_ptr().cast::<C>(), size_of::<Here<C>>())
+        } else {
+            (self.lent.as_mut_ptr().cast(), size_of_val(self.lent))
         };
+        let fits = len <= SCRATCH && len <= bytes / size_of::<C>();
+        let room = if fits && (stream || !is_native) {
+            start
+        } else if is_native {
+            target.cast::<C>()
+        } else {
+            return Err(row);
+        };
+        // What lies in `target` for a moment is in the cache, and is overwritten there.
+        let stream = stream && fits;
         Ok((
             InOut { source, target: room, len, stream: false, lifetime: PhantomData },
             InOut { source: room, target, len, stream, lifetime: PhantomData },
