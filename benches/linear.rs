@@ -1,7 +1,7 @@
 //! Criterion: linear layers and matrix products, on the shapes that `make bench-linear` races other libraries on.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use polyglot_bridge::{Activation, Epilogue, Float, Matrix, MatrixMut, ShapeError, linear, matmul};
+use polyglot_bridge::{Activation, Epilogue, Error, Float, Matrix, MatrixMut, linear, matmul};
 
 mod common;
 use common::values;
@@ -9,7 +9,7 @@ use common::values;
 fn layer<T: Float>(c: &mut Criterion, dtype: &str, (m, k, n): (usize, usize, usize), activation: Activation) {
     let (x, weight, bias) = (values::<T>(m * k), values::<T>(k * n), values::<T>(n));
     let mut out = values::<T>(m * n);
-    let mut run = || -> Result<(), ShapeError> {
+    let mut run = || -> Result<(), Error> {
         let epilogue = Epilogue::new().bias(&bias[..]).activation(activation);
         linear(Matrix::new(&x, m, k)?, Matrix::new(&weight, k, n)?, epilogue, MatrixMut::new(&mut out, m, n)?)
     };
@@ -24,7 +24,7 @@ fn layer<T: Float>(c: &mut Criterion, dtype: &str, (m, k, n): (usize, usize, usi
 fn product<T: Float>(c: &mut Criterion, dtype: &str, (m, k, n): (usize, usize, usize)) {
     let (a, b) = (values::<T>(m * k), values::<T>(k * n));
     let mut out = values::<T>(m * n);
-    let mut run = || -> Result<(), ShapeError> {
+    let mut run = || -> Result<(), Error> {
         matmul(Matrix::new(&a, m, k)?, Matrix::new(&b, k, n)?, MatrixMut::new(&mut out, m, n)?)
     };
     let mut group = c.benchmark_group(format!("matmul {dtype}"));

@@ -13,9 +13,9 @@
 mod network;
 
 use network::{Classifier, argmax, test_images};
-use polyglot_bridge::ShapeError;
+use polyglot_bridge::Error;
 
-fn main() -> Result<(), ShapeError> {
+fn main() -> Result<(), Error> {
     let classifier = Classifier::new()?;
     let print_classes = std::env::args().any(|argument| argument == "--classes");
     let (mut right, mut total) = (0_u32, 0_u32);

@@ -6,14 +6,14 @@
 
 use core::alloc::Layout;
 use core::hint::spin_loop;
-use core::mem;
+use core::mem::ManuallyDrop;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use core::time::Duration;
-use std::boxed::Box;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::Instant;
+use std::vec::Vec;
 use std::{alloc, env, process, thread};
 
 /// Smaller buffers come from the allocator, which keeps such blocks itself instead of giving them back to the system.
@@ -60,15 +60,22 @@ impl Drop for Buffer {
         if self.capacity < SMALLEST_KEPT {
             return block.free();
         }
-        let mut evicted = locked(|shelf| shelf.put(block));
-        evicted.drain(..).for_each(Block::free);
+        let limit = limit();
+        // The oldest are freed one by one, without the lock: to free one takes long, and a list of them would take memory.
+        loop {
+            match locked(|shelf| shelf.put(block, limit)) {
+                Some(Put::Kept) => return,
+                Some(Put::Instead(oldest)) => oldest.free(),
+                Some(Put::Refused) | None => return block.free(),
+            }
+        }
     }
 }
 
 /// A buffer of at least `bytes` bytes, from the cache if one is there; `None` where the system has no memory left.
 pub(crate) fn take(bytes: usize) -> Option<Buffer> {
     let capacity = size_class(bytes)?;
-    let kept = if capacity < SMALLEST_KEPT { None } else { locked(|shelf| shelf.take(capacity)) };
+    let kept = if capacity < SMALLEST_KEPT { None } else { locked(|shelf| shelf.take(capacity)).flatten() };
     let block = match kept {
         Some(block) => block,
         None => Block::fresh(capacity).or_else(|| {
@@ -84,8 +91,7 @@ pub(crate) fn take(bytes: usize) -> Option<Buffer> {
 /// Sets how many bytes of freed buffers are kept at most, and frees those above it; 0 keeps none.
 pub(crate) fn set_limit(bytes: usize) {
     LIMIT.store(bytes.min(usize::MAX - 1), Ordering::Relaxed);
-    let mut evicted = locked(|shelf| shelf.evict(bytes));
-    evicted.drain(..).for_each(Block::free);
+    evict(bytes);
 }
 
 /// How many bytes of freed buffers are kept at most: the number given to [`set_limit`], else `POLYGLOT_CACHE_MB`
@@ -107,8 +113,14 @@ pub(crate) fn limit() -> usize {
 
 /// Frees all buffers that are kept.
 pub(crate) fn clear() {
-    let mut evicted = locked(|shelf| shelf.evict(0));
-    evicted.drain(..).for_each(Block::free);
+    evict(0);
+}
+
+/// Frees the buffers longest unused until no more than `bytes` are left.
+fn evict(bytes: usize) {
+    while let Some(block) = locked(|shelf| shelf.evict(bytes)).flatten() {
+        block.free();
+    }
 }
 
 /// What the cache holds and how often it helped.
@@ -138,6 +150,7 @@ pub(crate) fn statistics() -> Statistics {
         hits: shelf.hits,
         misses: shelf.misses,
     })
+    .unwrap_or_default()
 }
 
 /// `bytes`, rounded up so that results of about one size can have each other's buffers; at most an eighth more, from
@@ -293,29 +306,37 @@ impl Shelf {
         Some(block)
     }
 
-    /// Keeps a block. What there is no place for comes back, to be freed without the lock.
-    fn put(&mut self, block: Block) -> VecDeque<Block> {
-        let limit = limit();
+    /// Keeps a block, where no more than `limit` bytes are kept with it.
+    fn put(&mut self, block: Block, limit: usize) -> Put {
         if block.capacity > limit || self.blocks.try_reserve(1).is_err() {
-            return VecDeque::from([block]);
+            return Put::Refused;
         }
-        let evicted = self.evict(limit - block.capacity);
+        if let Some(oldest) = self.evict(limit - block.capacity) {
+            return Put::Instead(oldest);
+        }
         self.bytes += block.capacity;
         self.blocks.push_back(block);
-        evicted
+        Put::Kept
     }
 
-    /// Takes out the blocks longest unused until no more than `bytes` are left.
-    fn evict(&mut self, bytes: usize) -> VecDeque<Block> {
-        let (mut left, mut count) = (self.bytes, 0);
-        while left > bytes {
-            left -= self.blocks.get(count).map_or(left, |block| block.capacity);
-            count += 1;
+    /// Takes out the block longest unused where more than `bytes` are kept.
+    fn evict(&mut self, bytes: usize) -> Option<Block> {
+        if self.bytes <= bytes {
+            return None;
         }
-        self.bytes = left;
-        let kept = self.blocks.split_off(count.min(self.blocks.len()));
-        mem::replace(&mut self.blocks, kept)
+        let oldest = self.blocks.pop_front()?;
+        self.bytes -= oldest.capacity;
+        Some(oldest)
     }
+}
+
+/// What came of a block that was to be kept.
+enum Put {
+    Kept,
+    /// Not yet: this one has to go first.
+    Instead(Block),
+    /// There is no place for it.
+    Refused,
 }
 
 /// The shelf of one process.
@@ -327,22 +348,22 @@ struct Shelves {
 /// The shelf of this process, or of the one it was forked from; never freed.
 static SHELVES: AtomicPtr<Shelves> = AtomicPtr::new(ptr::null_mut());
 
-/// Runs `f`, which must be short, on the shelf.
+/// Runs `f`, which must be short, on the shelf. `None` where there is no memory for one.
 ///
 /// A forked child goes on with its copy of the parent's shelf. If another thread of the parent held the lock at the
 /// fork, nobody will ever unlock it in the child, which then starts with an empty one.
-fn locked<R>(f: impl FnOnce(&mut Shelf) -> R) -> R {
+fn locked<R>(f: impl FnOnce(&mut Shelf) -> R) -> Option<R> {
     let mut shelves = SHELVES.load(Ordering::Acquire);
     if shelves.is_null() {
-        shelves = renew(shelves);
+        shelves = renew(shelves)?;
     }
     let mut since = None;
     for attempt in 0_u32.. {
         // SAFETY: what is in SHELVES was leaked.
         let this = unsafe { &*shelves };
         match this.shelf.try_lock() {
-            Ok(mut shelf) => return f(&mut shelf),
-            Err(TryLockError::Poisoned(shelf)) => return f(&mut shelf.into_inner()),
+            Ok(mut shelf) => return Some(f(&mut shelf)),
+            Err(TryLockError::Poisoned(shelf)) => return Some(f(&mut shelf.into_inner())),
             Err(TryLockError::WouldBlock) if attempt < 100 => spin_loop(),
             Err(TryLockError::WouldBlock) => {
                 thread::yield_now();
@@ -350,26 +371,31 @@ fn locked<R>(f: impl FnOnce(&mut Shelf) -> R) -> R {
                     if this.process == process::id() {
                         break;
                     }
-                    shelves = renew(shelves);
+                    shelves = renew(shelves)?;
                 }
             }
         }
     }
     // SAFETY: as above.
     let shelf = unsafe { &(*shelves).shelf };
-    f(&mut shelf.lock().unwrap_or_else(PoisonError::into_inner))
+    Some(f(&mut shelf.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
-/// Puts an empty shelf in the place of `old`, unless someone has already.
+/// Puts an empty shelf in the place of `old`, unless someone has already. `None` where there is no memory for one.
 #[cold]
-fn renew(old: *mut Shelves) -> *mut Shelves {
-    let new = Box::into_raw(Box::new(Shelves { process: process::id(), shelf: Mutex::default() }));
+fn renew(old: *mut Shelves) -> Option<*mut Shelves> {
+    // A box would end the process where memory is short.
+    let mut room = Vec::new();
+    room.try_reserve_exact(1).ok()?;
+    room.push(Shelves { process: process::id(), shelf: Mutex::default() });
+    let mut room = ManuallyDrop::new(room);
+    let new = room.as_mut_ptr();
     match SHELVES.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => new,
+        Ok(_) => Some(new),
         Err(other) => {
-            // SAFETY: made above, and nobody else has seen it.
-            drop(unsafe { Box::from_raw(new) });
-            other
+            // Nobody has seen it.
+            drop(ManuallyDrop::into_inner(room));
+            Some(other)
         }
     }
 }
@@ -377,8 +403,7 @@ fn renew(old: *mut Shelves) -> *mut Shelves {
 #[cfg(test)]
 mod tests {
     use std::sync::MutexGuard;
-    use std::vec::Vec;
-    use std::{eprintln, slice};
+    use std::{eprintln, mem, slice};
 
     use super::*;
 

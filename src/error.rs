@@ -1,5 +1,5 @@
-//! The errors that kernels return. They are plain values, printable without an allocator, and carry the shapes that
-//! did not fit. Nothing here knows about Python or about kernels.
+//! The errors that kernels return. They are plain values, made and printed without an allocator, and carry the shapes that
+//! did not fit or the bytes that were missing. Nothing here knows about Python or about kernels.
 
 use core::fmt;
 
@@ -96,3 +96,61 @@ impl fmt::Display for ShapeError {
 }
 
 impl core::error::Error for ShapeError {}
+
+/// Why a function that may need memory did not compute its result: shapes that do not fit, or memory that there is not.
+///
+/// Functions that need none return a [`ShapeError`]; `?` turns that into this. Without the feature `std` nothing is
+/// allocated, and [`OutOfMemory`](Error::OutOfMemory) never made.
+///
+/// # Examples
+///
+/// ```
+/// use polyglot_bridge::{Epilogue, Error, Matrix, linear};
+///
+/// let weight = Matrix::new(&[1.0_f32, 2.0], 2, 1)?;
+/// let error = linear(&[1.0, 2.0, 3.0], weight, Epilogue::new(), &mut [0.0]).unwrap_err();
+/// assert!(matches!(error, Error::Shape(_)));
+/// assert_eq!(error.to_string(), "linear: weight has shape (2, 1), expected (3, 1)");
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operand's shape does not fit.
+    Shape(ShapeError),
+    /// The allocator has not as much memory as the call needs beside its operands.
+    OutOfMemory {
+        /// The bytes that were asked for, [`usize::MAX`] where they are more than that.
+        bytes: usize,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shape(error) => error.fmt(f),
+            Self::OutOfMemory { bytes } => write!(f, "out of memory: {bytes} bytes were asked for"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+impl From<ShapeError> for Error {
+    fn from(error: ShapeError) -> Self {
+        Self::Shape(error)
+    }
+}
+
+/// An allocation that failed, on its way to an [`Error`]: small, so that kernels return it in a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoMemory {
+    /// As in [`Error::OutOfMemory`].
+    pub(crate) bytes: usize,
+}
+
+impl From<NoMemory> for Error {
+    fn from(NoMemory { bytes }: NoMemory) -> Self {
+        Self::OutOfMemory { bytes }
+    }
+}

@@ -1,8 +1,9 @@
 //! Fused machine-learning inference kernels, written once, from a server down to a microcontroller.
 //!
 //! Each operation reads borrowed slices or [`Matrix`] views, writes into what the caller gives it (or in place, under
-//! the same name with `_in_place`) and returns a [`ShapeError`] where shapes do not fit. Nothing panics. A build without
-//! `std` allocates nothing.
+//! the same name with `_in_place`) and returns a [`ShapeError`] where shapes do not fit, or, where it may need memory beside
+//! these, an [`Error`]. Nothing panics, and nothing is written where there is an error. A build without `std` allocates
+//! nothing.
 //!
 //! | operation | |
 //! |---|---|
@@ -54,8 +55,9 @@ pub mod simd;
 #[cfg(feature = "python")]
 mod trace;
 mod view;
+mod workspace;
 
-pub use error::{Shape, ShapeError};
+pub use error::{Error, Shape, ShapeError};
 pub use float::{Compute, Float, Lanes, MAX_LANES};
 pub use gemm::problem::Residual;
 pub use math::activation::Activation;

@@ -52,10 +52,14 @@ pub(crate) fn note(event: impl FnOnce() -> Event) {
     }
 }
 
+/// Where there is no memory for it, or the thread is about to end, it is not noted.
 #[cold]
 fn record(event: Event) {
-    EVENTS.with_borrow_mut(|events| {
-        if let Some(events) = events {
+    let _ = EVENTS.try_with(|events| {
+        if let Ok(mut events) = events.try_borrow_mut()
+            && let Some(events) = events.as_mut()
+            && events.try_reserve(1).is_ok()
+        {
             events.push(event);
         }
     });
@@ -63,14 +67,14 @@ fn record(event: Event) {
 
 /// Starts recording on this thread, afresh.
 pub(crate) fn start() {
-    if EVENTS.replace(Some(Vec::new())).is_none() {
+    if EVENTS.try_with(|events| events.replace(Some(Vec::new())).is_none()) == Ok(true) {
         RECORDING.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// Ends recording on this thread, and gives what was recorded.
 pub(crate) fn stop() -> Vec<Event> {
-    let events = EVENTS.take();
+    let events = EVENTS.try_with(RefCell::take).ok().flatten();
     if events.is_some() {
         RECORDING.fetch_sub(1, Ordering::Relaxed);
     }

@@ -7,8 +7,8 @@ mod common;
 
 use common::{Random, Storage, all_from_f64, all_to_f64, for_each_level, from_f64, to_f64};
 use polyglot_bridge::{
-    Activation, AttentionMask, AttentionOptions, Epilogue, Float, Mask, Matrix, MatrixMut, PackedLinear, Residual,
-    ShapeError, activate, add_layer_norm, attention, dropout_add, embedding, l2_normalize, layer_norm, linear,
+    Activation, AttentionMask, AttentionOptions, Epilogue, Error, Float, Mask, Matrix, MatrixMut, PackedLinear,
+    Residual, activate, add_layer_norm, attention, dropout_add, embedding, l2_normalize, layer_norm, linear,
     log_softmax, map, matmul, mean_pool, rms_norm, scale, softmax, sum_of_squares,
 };
 
@@ -559,7 +559,7 @@ fn shapes_that_do_not_fit_are_errors_that_print_both_and_write_nothing() {
     let (x, weight) = ([1.0_f32; 6], [1.0_f32; 12]);
     let mut out = [5.0_f32; 8];
     let x = Matrix::new(&x, 2, 3).unwrap();
-    let mut fails = |expected: &str, run: &dyn Fn(MatrixMut<'_, f32>) -> Result<(), ShapeError>| {
+    let mut fails = |expected: &str, run: &dyn Fn(MatrixMut<'_, f32>) -> Result<(), Error>| {
         let error = run(MatrixMut::new(&mut out, 2, 4).unwrap()).unwrap_err();
         assert_eq!(error.to_string(), expected);
         assert_eq!(out, [5.0; 8], "{expected}: wrote");
@@ -575,7 +575,7 @@ fn shapes_that_do_not_fit_are_errors_that_print_both_and_write_nothing() {
     fails("linear: out has shape (2, 4), expected (2, 3)", &|out| {
         linear(x, wide.block(0..3, 0..3), epilogue.residual(Residual::Out), out)
     });
-    fails("gelu: out has shape (2, 4), expected (2, 3)", &|out| activate(Activation::Gelu, x, out));
+    fails("gelu: out has shape (2, 4), expected (2, 3)", &|out| Ok(activate(Activation::Gelu, x, out)?));
     let short: [f32; 5] = [0.0; 5];
     assert!(Matrix::new(&short, 2, 3).is_err() && Matrix::with_strides(&short, usize::MAX, 2, usize::MAX, 1).is_err());
 }
@@ -613,14 +613,111 @@ fn rows_of_no_columns_are_empty_whatever_their_stride() {
     rms_norm(rows, None, 1e-5, out).unwrap();
 }
 
+/// Sizes of which there are more than memory, in views of one number or of none: nothing overflows, and what has no elements
+/// takes no time.
+#[test]
+fn sizes_without_elements_are_as_good_as_any() {
+    type Nothing = PackedLinear<'static, f32>;
+    let many = [3, usize::MAX >> 10, usize::MAX >> 4, usize::MAX >> 3, (usize::MAX >> 1) + 1, usize::MAX];
+    let nothing = |rows, cols| MatrixMut::<f32>::new(&mut [], rows, cols).unwrap();
+    for count in many {
+        let tall = Matrix::<f32>::new(&[], count, 0).unwrap();
+        let wide = Matrix::<f32>::new(&[], 0, count).unwrap();
+        let out = || nothing(count, 0);
+        add_layer_norm(tall, tall, None, None, 1e-5, out()).unwrap();
+        dropout_add(tall, tall, Mask::Multiply(tall), 2.0, out()).unwrap();
+        scale(tall, 2.0, out()).unwrap();
+        map(tall, out(), |x| x).unwrap();
+        mean_pool(tall, None, out()).unwrap();
+        attention(tall, tall, tall, AttentionOptions::new(), out()).unwrap();
+        attention(wide, wide, wide, AttentionOptions::new(), nothing(0, count)).unwrap();
+        // count x 0 x 0, 0 x count x 0, 0 x 0 x count and their kin.
+        linear(wide, tall, Epilogue::new(), nothing(0, 0)).unwrap();
+        matmul(wide, tall, nothing(0, 0)).unwrap();
+        polyglot_bridge::matmul_batch(2, |_| (wide, tall, nothing(0, 0))).unwrap();
+        let empty = Matrix::<f32>::new(&[], 0, 0).unwrap();
+        matmul(empty, wide, nothing(0, count)).unwrap();
+        // A layer has rows of so many numbers, which must be able to exist.
+        let is_row = count <= isize::MAX as usize / 4;
+        let down = Nothing::from_packed(&[], (count, 0), None, Activation::Relu);
+        let across = Nothing::from_packed(&[], (0, count), None, Activation::Relu);
+        assert_eq!((down.is_ok(), across.is_ok()), (is_row, is_row), "{count}");
+        assert_eq!(Nothing::pack_into(&mut [], tall).is_ok(), is_row, "{count}");
+        assert_eq!(Nothing::pack_into(&mut [], wide).is_ok(), is_row, "{count}");
+        for (layer, x) in [(down, wide), (across, empty)] {
+            let Ok(layer) = layer else { continue };
+            let shape = (layer.in_features(), layer.out_features());
+            layer.unpack(nothing(shape.0, shape.1)).unwrap();
+            layer.forward(x, Residual::None, nothing(0, shape.1)).unwrap();
+            assert_eq!(layer.nbytes(), 0);
+        }
+        #[cfg(feature = "std")]
+        {
+            let layer = Nothing::new(tall, None, Activation::None);
+            assert_eq!(layer.is_ok(), is_row, "{count}: {layer:?}");
+        }
+    }
+}
+
 /// A weight that is large in name only, each number of it the same one.
 #[cfg(feature = "std")]
 #[test]
 fn a_weight_that_memory_cannot_hold_is_an_error() {
     for rows in [usize::MAX / 4096, usize::MAX / 64] {
         let weight = Matrix::with_strides(&[1.0_f32], rows, 3, 0, 0).expect("a view");
-        let error = polyglot_bridge::PackedLinear::<f32>::new(weight, None, Activation::None);
-        assert!(matches!(error, Err(ShapeError::Unrepresentable { shape, .. }) if shape == (rows, 3)), "{error:?}");
+        let error = PackedLinear::<f32>::new(weight, None, Activation::None);
+        assert!(matches!(error, Err(Error::OutOfMemory { bytes }) if bytes / 64 >= rows), "{error:?}");
+    }
+}
+
+/// As are these queries and keys.
+#[cfg(feature = "std")]
+#[test]
+fn queries_that_memory_cannot_hold_are_an_error() {
+    for size in [1 << 45, usize::MAX >> 4, usize::MAX >> 2, usize::MAX] {
+        let many = |rows| Matrix::with_strides(&[1.0_f32], rows, size, 0, 0).expect("a view");
+        let mut out = [5.0_f32; 3];
+        let error = attention(many(1), many(2), &[1.0, 2.0, 3.0], AttentionOptions::new(), &mut out);
+        assert!(matches!(error, Err(Error::Shape(_))), "{error:?}");
+        let v = Matrix::new(&[1.0_f32; 6], 2, 3).expect("shape");
+        let error = attention(many(1), many(2), v, AttentionOptions::new(), &mut out);
+        assert!(matches!(error, Err(Error::OutOfMemory { bytes }) if bytes >= size), "{error:?}");
+        assert_eq!(out, [5.0; 3]);
+    }
+}
+
+/// Layers without elements, between which there is more than memory.
+#[cfg(feature = "std")]
+#[test]
+fn a_stack_that_memory_cannot_hold_is_an_error() {
+    use polyglot_bridge::{Layer, Sequential};
+
+    for features in [1 << 45, (1 << 61) - 1] {
+        let layer = |k, n| {
+            let layer = PackedLinear::<f32>::from_packed(&[], (k, n), None, Activation::None).expect("no elements");
+            Box::new(layer) as Box<dyn Layer<f32>>
+        };
+        let stack = Sequential::new(vec![layer(0, features), layer(features, 0), layer(0, 3)]);
+        assert_eq!(stack.out_features(0), Ok(3));
+        for rows in [1, 100] {
+            let mut out = vec![5.0; rows * 3];
+            let x = Matrix::new(&[], rows, 0).expect("shape");
+            let result = stack.forward(x, MatrixMut::new(&mut out, rows, 3).expect("shape"));
+            assert!(matches!(result, Err(Error::OutOfMemory { bytes }) if bytes >= features), "{result:?}");
+            assert!(out.iter().all(|&value| value == 5.0));
+        }
+        // Alone, the layer needs no memory but its result's.
+        let mut out: [f32; 0] = [];
+        let alone = Sequential::new(vec![layer(0, features)]);
+        let result = alone
+            .forward(Matrix::new(&[], 0, 0).expect("shape"), MatrixMut::new(&mut out, 0, features).expect("shape"));
+        assert_eq!(result, Ok(()));
+    }
+    for features in [1 << 61, 1 << 63, usize::MAX] {
+        for shape in [(0, features), (features, 0)] {
+            let error = PackedLinear::<f32>::from_packed(&[], shape, None, Activation::None);
+            assert!(matches!(error, Err(polyglot_bridge::ShapeError::Unrepresentable { .. })), "{error:?}");
+        }
     }
 }
 

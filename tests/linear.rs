@@ -9,8 +9,8 @@ mod common;
 use common::{Random, Storage, at_one_level, compute_roundoff, for_each_level, from_f64, to_f64};
 use polyglot_bridge::simd::Level;
 use polyglot_bridge::{
-    Activation, Epilogue, Float, Matrix, MatrixMut, PackedLinear, Residual, ShapeError, activate_in_place, linear,
-    matmul, matmul_batch, pack_constant,
+    Activation, Epilogue, Error, Float, Matrix, MatrixMut, PackedLinear, Residual, activate_in_place, linear, matmul,
+    matmul_batch, pack_constant,
 };
 
 /// (rows, k, columns)
@@ -535,7 +535,7 @@ fn constants_are_packed_while_compiling() {
 fn shapes_that_do_not_fit_are_errors_that_print_both() {
     let (x, weight, mut out) = ([1.0_f32; 12], [1.0_f32; 12], [7.0_f32; 12]);
     let x = Matrix::new(&x, 3, 4).expect("shape");
-    let error = |result: Result<(), ShapeError>, parts: &[&str]| {
+    let error = |result: Result<(), Error>, parts: &[&str]| {
         let text = result.expect_err("does not fit").to_string();
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
     };
@@ -651,8 +651,8 @@ mod stacks {
             in_features
         }
 
-        fn run(&self, _: Matrix<'_, f32>, _: MatrixMut<'_, f32>) -> Result<(), ShapeError> {
-            Matrix::new(&[0.0_f32; 3], 2, 2).map(drop)
+        fn run(&self, _: Matrix<'_, f32>, _: MatrixMut<'_, f32>) -> Result<(), Error> {
+            Ok(Matrix::new(&[0.0_f32; 3], 2, 2).map(drop)?)
         }
     }
 
@@ -663,7 +663,7 @@ mod stacks {
             let mut out = [0.0; 8];
             let out = MatrixMut::new(&mut out, 2, 4).expect("shape");
             let result = Sequential::new(layers).forward(Matrix::new(&x, 2, 4).expect("shape"), out);
-            assert_eq!(result, Matrix::new(&[0.0_f32; 3], 2, 2).map(drop));
+            assert_eq!(result, Matrix::new(&[0.0_f32; 3], 2, 2).map(drop).map_err(Error::Shape));
         }
     }
 }

@@ -5,43 +5,70 @@ use core::iter::repeat_n;
 
 use super::part::{Operands, Region, Target};
 use super::problem::runs;
-use super::scratch::{self, Scratch};
-use super::tile::{Former, Lie, MOST_VECTORS, Run, Store, max_tile_rows, run_tiles, tiled_rows};
+use super::tile::{Former, Lie, MOST_VECTORS, Run, Store, run_tiles, tiled_rows};
 use super::{block_depth, dot, panel_width, stream};
+use crate::error::{NoMemory, Shape};
 use crate::float::Compute;
 use crate::kernel::kernel;
 use crate::math::activation::Activation;
 use crate::simd::{self, Level};
 use crate::view::{Line, Matrix, Strip};
+use crate::workspace::{Workspace, cut, room};
 
 /// The rows that go over the panels together, so that what they read of x stays in the cache's second level.
-const BAND_ROWS: usize = 96;
-/// The panels that are packed and then used at once where rows fill a single tile: the longer the pieces of the weight
-/// that are read together, the faster that goes, and so many stay in the cache's second level.
-const PACKED_PANELS: usize = 16;
+pub(super) const BAND_ROWS: usize = 96;
+/// The panels that are packed and then used at once: the longer the pieces of the weight that are read together, the faster
+/// that goes, and so many stay in the cache's second level.
+pub(super) const PACKED_PANELS: usize = 16;
 
 kernel! {
     /// A block of a product, whatever its storage types: called for compute types alone.
-    MultiplyBlock<T>(operands: &'a dyn Operands<T::Acc>, k: usize, target: &'a mut dyn Target<T::Acc>) = compute
+    MultiplyBlock<T>(operands: &'a dyn Operands<T::Acc>, k: usize, target: &'a mut dyn Target<T::Acc>, workspace: &'a mut Workspace)
+        -> Result<(), NoMemory> = compute
 }
 
-/// Computes a block.
-fn compute<C: Compute>(operands: &dyn Operands<C>, k: usize, target: &mut dyn Target<C>) {
+/// Computes a block. Where there is no memory for that nothing is written.
+fn compute<C: Compute>(
+    operands: &dyn Operands<C>,
+    k: usize,
+    target: &mut dyn Target<C>,
+    workspace: &mut Workspace,
+) -> Result<(), NoMemory> {
     let level = simd::level();
-    scratch::with(|scratch| {
-        if target.shape() == (1, 1)
-            && let (Some(x), Some(column)) = (operands.x().and_then(|x| x.row(0)), operands.column())
-        {
-            return one_by_one(level, (x, column), target, scratch);
-        }
-        by_tiles(level, operands, k, target, scratch);
-    });
+    if target.shape() == (1, 1)
+        && let (Some(x), Some(column)) = (operands.x().and_then(|x| x.row(0)), operands.column())
+    {
+        let parts = [panel_width::<C>() * size_of::<C>(); 2];
+        return workspace.lend(room(parts), |lines| one_by_one(level, (x, column), target, cut(lines, parts)));
+    }
+    let plan = Plan::new(level, operands, target.shape(), k, false);
+    let parts = plan.parts::<C>();
+    workspace.lend(room(parts), |lines| by_tiles(level, operands, &plan, target, cut(lines, parts)))
+}
+
+kernel! {
+    /// The bytes of the workspace that a block of so many rows and columns takes, wherever in memory its weight begins.
+    BlockRoom<T>(operands: &'a dyn Operands<T::Acc>, shape: Shape, k: usize) -> usize = block_room
+}
+
+fn block_room<C: Compute>(operands: &dyn Operands<C>, shape: Shape, k: usize) -> usize {
+    room(Plan::new(simd::level(), operands, shape, k, true).parts::<C>())
+}
+
+/// The same for the block as its weight lies.
+#[cfg(test)]
+pub(super) fn room_here<C: Compute>(operands: &dyn Operands<C>, shape: Shape, k: usize) -> usize {
+    room(Plan::new(simd::level(), operands, shape, k, false).parts::<C>())
 }
 
 /// One row times one column.
-fn one_by_one<C: Compute>(level: Level, (x, column): (&[C], &[C]), target: &mut dyn Target<C>, scratch: &mut Scratch) {
+fn one_by_one<C: Compute>(
+    level: Level,
+    (x, column): (&[C], &[C]),
+    target: &mut dyn Target<C>,
+    [sums, bias]: [&mut [Line]; 2],
+) {
     let width = panel_width::<C>();
-    let [sums, bias] = scratch.parts([width * size_of::<C>(); 2]);
     let (sums, bias) = (Line::numbers::<C>(sums), Line::numbers::<C>(bias));
     target.load_bias(level, bias);
     if let Some(sum) = sums.first_mut() {
@@ -50,42 +77,90 @@ fn one_by_one<C: Compute>(level: Level, (x, column): (&[C], &[C]), target: &mut 
     target.store(level, Region { rows: 0..1, cols: 0..1, sums, stride: width, bias });
 }
 
+/// How a block is gone over.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    rows: usize,
+    cols: usize,
+    k: usize,
+    /// The steps of a block of k.
+    step: usize,
+    /// The columns of a panel, how many panels there are, and how many of them, from the first on, are read in place.
+    width: usize,
+    panels: usize,
+    in_place: usize,
+    /// How far before the first column panels begin, where the first and the last lie over part of others for that.
+    before: Option<usize>,
+    /// The panels that are packed together.
+    together: usize,
+    x_in_place: bool,
+    streams: bool,
+    /// Whether sums wait in memory for the next block of k.
+    keep: bool,
+}
+
+impl Plan {
+    /// For a block of this shape; with `anywhere`, one that takes as much memory as any does whose weight lies otherwise.
+    fn new<C: Compute>(
+        level: Level,
+        operands: &dyn Operands<C>,
+        (rows, cols): Shape,
+        k: usize,
+        anywhere: bool,
+    ) -> Self {
+        let width = panel_width::<C>();
+        let step = block_depth(k);
+        // Panels may begin so far before the first column.
+        let before = operands.before(level, rows).map(|before| if anywhere { width - 1 } else { before });
+        let panels = cols.saturating_add(before.unwrap_or(0)).div_ceil(width);
+        let in_place = if before.is_some() { panels } else { operands.panels_in_place(level, rows) };
+        let together = PACKED_PANELS.min(panels - in_place);
+        // Few rows, then, and no tiles.
+        let streams = in_place > 0 && operands.streams(level);
+        // Where one block of k is all there is, sums need not outlive a band, and where the epilogue is light, not a tile.
+        let keep = k > step || streams;
+        let x_in_place = operands.x().is_some();
+        Self { rows, cols, k, step, width, panels, in_place, before, together, x_in_place, streams, keep }
+    }
+
+    /// From a row of streamed sums to the next.
+    fn stride<C>(&self) -> usize {
+        stream::stride::<C>(self.width * self.in_place)
+    }
+
+    /// The bytes of what is packed, of x laid out, of sums, of streamed sums and of the bias.
+    fn parts<C>(&self) -> [usize; 5] {
+        let Self { rows, step, width, panels, .. } = *self;
+        let numbers = |count: usize, each: usize| count.saturating_mul(each).saturating_mul(size_of::<C>());
+        let band_rows = BAND_ROWS.min(rows);
+        [
+            numbers(self.together * width, step),
+            numbers(if self.x_in_place { 0 } else { band_rows }, step),
+            if self.keep {
+                numbers(rows, width * panels)
+            } else {
+                numbers(band_rows, width * panels.min(MOST_VECTORS + 1))
+            },
+            numbers(if self.streams { rows } else { 0 }, self.stride::<C>()),
+            numbers(panels + 1, width),
+        ]
+    }
+}
+
 /// For each block of k, what tiles cannot read in place is packed, then each band of rows goes over the panels tile by
 /// tile.
 fn by_tiles<C: Compute>(
     level: Level,
     operands: &dyn Operands<C>,
-    k: usize,
+    plan: &Plan,
     target: &mut dyn Target<C>,
-    scratch: &mut Scratch,
+    [packed, x, sums, streamed, bias]: [&mut [Line]; 5],
 ) {
-    let width = panel_width::<C>();
-    let (rows, cols) = target.shape();
-    let step = block_depth(k);
-    let band_rows = BAND_ROWS.min(rows);
-    // Panels may begin so far before the first column.
-    let (before, overlap) = operands.before(level, rows).map_or((0, false), |before| (before, true));
-    let panels = (cols + before).div_ceil(width);
-    let in_place = if overlap { panels } else { operands.panels_in_place(level, rows) };
-    // Panels that one tile of rows uses are packed just before, others once for all rows.
-    let together =
-        if rows <= max_tile_rows::<C>(level) { PACKED_PANELS.min(panels - in_place) } else { panels - in_place };
-    let x_in_place = operands.x().is_some();
-    // Few rows, then, and no tiles.
-    let streams = in_place > 0 && operands.streams(level);
-    // Where one block of k is all there is, sums need not outlive a band, and where the epilogue is light, not a tile.
-    let keep = k > step || streams;
+    let Plan { rows, cols, k, step, width, panels, in_place, before, together, x_in_place, streams, keep } = *plan;
+    let (before, overlap) = (before.unwrap_or(0), before.is_some());
+    let stride = plan.stride::<C>();
     let activation = target.activation();
     let light = matches!(activation, Activation::None | Activation::Relu) && target.plain(0..rows, 0..cols).is_some();
-    let stride = stream::stride::<C>(width * in_place);
-    let numbers = |count: usize| count * size_of::<C>();
-    let [packed, x, sums, streamed, bias] = scratch.parts([
-        numbers(together * width * step),
-        numbers(if x_in_place { 0 } else { band_rows * step }),
-        numbers(width * if keep { rows * panels } else { band_rows * panels.min(MOST_VECTORS + 1) }),
-        numbers(if streams { rows * stride } else { 0 }),
-        numbers((panels + 1) * width),
-    ]);
     let (packed, widened) = (Line::numbers::<C>(packed), Line::numbers::<C>(x));
     let (all_sums, bias) = (Line::numbers::<C>(sums), Line::numbers::<C>(bias));
     let streamed = Line::numbers::<C>(streamed);

@@ -3,16 +3,28 @@
 
 use core::ops::Range;
 
+#[cfg(feature = "std")]
+use super::block::{BAND_ROWS, BlockRoom, MultiplyBlock, PACKED_PANELS};
+#[cfg(feature = "std")]
+use super::block_depth;
 use super::panel_width;
 #[cfg(feature = "std")]
 use super::part::{Ending, Sides};
 #[cfg(feature = "std")]
 use super::problem::{Bias, Residual};
 use super::problem::{Finish, Product, Weight, nanoseconds, reading};
+#[cfg(feature = "std")]
+use super::tile::MOST_VECTORS;
+use crate::error::NoMemory;
+#[cfg(feature = "std")]
+use crate::error::Shape;
 use crate::float::Float;
 use crate::kernel::kernel;
 use crate::parallel::{self, Tiling};
 use crate::view::{Matrix, MatrixMut};
+#[cfg(feature = "std")]
+use crate::workspace::room;
+use crate::workspace::{Missing, Workspace};
 
 /// The multiply-adds that a block should have, so that handing it to a thread does not matter.
 const BLOCK_WORK: usize = 1 << 20;
@@ -21,7 +33,7 @@ const SMALL: usize = 1 << 16;
 const SMALL_SUMS: usize = 1 << 12;
 /// Into about so many blocks for each thread work is cut that is large enough. What they are changes no bit of a result.
 const BLOCKS_EACH: usize = 2;
-/// The most rows of a block, which bounds its scratch memory.
+/// The most rows of a block, which bounds its workspace.
 const MOST_ROWS: usize = 1024;
 /// The fewest rows that work is cut into where there are more.
 const FEWEST_ROWS: usize = 160;
@@ -33,9 +45,8 @@ const FEWEST_PANELS: usize = 2;
 const FEW_ROWS: usize = 16;
 /// The fewest columns of such a block in panels, where there are more: as many as the widest tile has.
 const FEW_ROWS_PANELS: usize = 16;
-/// The most memory for a weight that is packed once for all blocks of rows, in bytes. It is kept from call to call.
-#[cfg(feature = "std")]
-const MOST_PACKED: usize = 16 << 20;
+/// The most rows times panels of such a block, so that a thread may keep its sums from call to call, and a cache hold them.
+const FEW_ROWS_SUMS: usize = if cfg!(feature = "std") { 1 << 14 } else { usize::MAX };
 
 /// How many rows and how many panels each block has, where there are so many threads.
 fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> (usize, usize) {
@@ -47,7 +58,7 @@ fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> 
         // than short ones.
         let most = (panels / FEW_ROWS_PANELS).min(BLOCKS_EACH * threads).max(1);
         let blocks = 1 << most.ilog2();
-        return (rows, panels.div_ceil(blocks));
+        return (rows, panels.div_ceil(blocks).min((FEW_ROWS_SUMS / rows.max(1)).max(1)));
     }
     let wanted = (work / BLOCK_WORK).clamp(1, BLOCKS_EACH * threads).next_power_of_two();
     let across = panels.div_ceil(MOST_PANELS).max(wanted.min(panels / FEWEST_PANELS));
@@ -74,38 +85,65 @@ fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> 
 }
 
 kernel! {
-    /// A product of one storage type.
-    Multiply<T>(product: Product<'a, T, T>, out: MatrixMut<'a, T>, threads: bool) = run
+    /// A product of one storage type. Nothing is written where there is no memory for that.
+    Multiply<T>(product: Product<'a, T, T>, out: MatrixMut<'a, T>) -> Result<(), NoMemory> = run_alone
 }
 kernel! {
     /// A product in the compute type with a weight that is stored in another.
-    MultiplyWide<T>(product: Product<'a, T::Acc, T>, out: MatrixMut<'a, T::Acc>, threads: bool) = run
+    MultiplyWide<T>(product: Product<'a, T::Acc, T>, out: MatrixMut<'a, T::Acc>) -> Result<(), NoMemory> = run_alone
+}
+kernel! {
+    /// One of several products, on all threads or on this one. It needs no more memory than a workspace of [`most_room`] has.
+    MultiplyIn<T>(workspace: &'a mut Workspace, product: Product<'a, T, T>, out: MatrixMut<'a, T>, threads: bool)
+        -> Result<(), NoMemory> = run
+}
+
+fn run_alone<T: Float, W: Float<Acc = T::Acc>>(
+    product: Product<'_, T, W>,
+    out: MatrixMut<'_, T>,
+) -> Result<(), NoMemory> {
+    run(&mut Workspace::take(), product, out, true)
 }
 
 /// Computes `product` into `out`, on all threads or on this one.
-fn run<T: Float, W: Float<Acc = T::Acc>>(product: Product<'_, T, W>, out: MatrixMut<'_, T>, threads: bool) {
+fn run<T: Float, W: Float<Acc = T::Acc>>(
+    workspace: &mut Workspace,
+    product: Product<'_, T, W>,
+    out: MatrixMut<'_, T>,
+    threads: bool,
+) -> Result<(), NoMemory> {
     let (rows, cols) = out.shape();
     if rows == 0 || cols == 0 {
-        return;
+        return Ok(());
     }
     #[cfg(feature = "std")]
     if cols == 1 && rows > 1 && out.row_stride() == 1 {
-        return run_column(product, out, threads);
+        return run_column(product, out, threads, workspace);
     }
-    run_blocks(product.x, product.weight, product.finish, out, threads);
+    run_blocks(product.x, product.weight, product.finish, out, threads, workspace)
+}
+
+/// A weight of one column as the row that it is in memory.
+#[cfg(feature = "std")]
+fn column_of<C, W: Float>(weight: Weight<'_, W>) -> Option<Matrix<'_, W>> {
+    match weight {
+        Weight::Matrix(weight) => Some(weight.transpose()),
+        Weight::Packed { panels, shape: (k, _) } => {
+            Matrix::with_strides(panels, k, 1, panel_width::<C>(), 1).ok().map(Matrix::transpose)
+        }
+    }
 }
 
 /// A result of one column is computed as the row that it is in memory: transposed, with the operands exchanged.
 #[cfg(feature = "std")]
-fn run_column<T: Float, W: Float<Acc = T::Acc>>(product: Product<'_, T, W>, out: MatrixMut<'_, T>, threads: bool) {
+fn run_column<T: Float, W: Float<Acc = T::Acc>>(
+    product: Product<'_, T, W>,
+    out: MatrixMut<'_, T>,
+    threads: bool,
+    workspace: &mut Workspace,
+) -> Result<(), NoMemory> {
     let Product { x, weight, finish } = product;
-    let column = match weight {
-        Weight::Matrix(weight) => weight,
-        Weight::Packed { panels, shape: (k, _) } => {
-            let Ok(column) = Matrix::with_strides(panels, k, 1, panel_width::<T::Acc>(), 1) else { return };
-            column
-        }
-    };
+    let Some(row) = column_of::<T::Acc, W>(weight) else { return Ok(()) };
     let bias = match finish.bias {
         Bias::None => Bias::None,
         Bias::Stored(values) => values.first().map_or(Bias::None, |value| Bias::One(value.to_acc())),
@@ -116,8 +154,31 @@ fn run_column<T: Float, W: Float<Acc = T::Acc>>(product: Product<'_, T, W>, out:
         Residual::Matrix(matrix) => Residual::Matrix(matrix.transpose()),
         other => other,
     };
-    let Some(out) = out.column_as_row() else { return };
-    run_blocks(column.transpose(), Weight::Matrix(x.transpose()), Finish { bias, residual, ..finish }, out, threads);
+    let Some(out) = out.column_as_row() else { return Ok(()) };
+    let finish = Finish { bias, residual, ..finish };
+    run_blocks(row, Weight::Matrix(x.transpose()), finish, out, threads, workspace)
+}
+
+/// How a product is cut into blocks. `None`: it is so small that it is one.
+fn tiling<X: Float, W: Float<Acc = X::Acc>>(
+    x: Matrix<'_, X>,
+    weight: Weight<'_, W>,
+    (rows, cols): (usize, usize),
+    threads: bool,
+) -> Option<Tiling> {
+    let k = x.cols();
+    if rows.saturating_mul(cols).saturating_mul(k.max(1)) <= SMALL && rows.saturating_mul(cols) <= SMALL_SUMS {
+        return None;
+    }
+    let few = !cfg!(feature = "std") || rows <= FEW_ROWS;
+    let many = if threads { parallel::num_threads().max(1) } else { 1 };
+    let (block_rows, block_panels) = cut::<X::Acc>((rows, k, cols), few, many);
+    // So that no block but the first begins with columns that straddle cache lines.
+    #[cfg(feature = "std")]
+    let shift = Sides { x, weight }.straddling();
+    #[cfg(not(feature = "std"))]
+    let (shift, _) = (0, weight);
+    Some(Tiling { size: (block_rows, block_panels * panel_width::<X::Acc>()), shift })
 }
 
 /// Cuts a product into blocks, and has them computed.
@@ -127,31 +188,21 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     finish: Finish<'_, T>,
     #[cfg_attr(not(feature = "std"), allow(unused_mut, reason = "lent once more with std"))] mut out: MatrixMut<'_, T>,
     threads: bool,
-) {
-    let ((rows, cols), k) = (out.shape(), x.cols());
-    if rows.saturating_mul(cols).saturating_mul(k.max(1)) <= SMALL && rows.saturating_mul(cols) <= SMALL_SUMS {
-        return run_block(x, weight, finish, out);
-    }
-    let few = !cfg!(feature = "std") || rows <= FEW_ROWS;
-    let many = if threads { parallel::num_threads().max(1) } else { 1 };
-    let (block_rows, block_panels) = cut::<T::Acc>((rows, k, cols), few, many);
-    let width = panel_width::<T::Acc>();
-    // So that no block but the first begins with columns that straddle cache lines.
+    workspace: &mut Workspace,
+) -> Result<(), NoMemory> {
+    let shape = out.shape();
+    let Some(tiling) = tiling(x, weight, shape, threads) else { return run_block(x, weight, finish, out, workspace) };
     #[cfg(feature = "std")]
-    let shift = Sides { x, weight }.straddling();
-    #[cfg(not(feature = "std"))]
-    let shift = 0;
-    let tiling = Tiling { size: (block_rows, block_panels * width), shift };
-    #[cfg(feature = "std")]
-    if block_rows < rows && !few {
-        let packed = Sides { x, weight }.with_packed(rows, MOST_PACKED, threads, |panels| {
-            run_cut(x, Weight::Packed { panels, shape: (k, cols) }, finish, out.reborrow(), tiling, threads);
+    if tiling.size.0 < shape.0 && shape.0 > FEW_ROWS {
+        let packed = Sides { x, weight }.with_packed(shape.0, threads, |panels| {
+            let weight = Weight::Packed { panels, shape: (x.cols(), shape.1) };
+            run_cut(x, weight, finish, out.reborrow(), tiling, threads, workspace)
         });
-        if packed {
-            return;
+        if let Some(result) = packed {
+            return result;
         }
     }
-    run_cut(x, weight, finish, out, tiling, threads);
+    run_cut(x, weight, finish, out, tiling, threads, workspace)
 }
 
 /// Has blocks computed.
@@ -162,24 +213,97 @@ fn run_cut<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     mut out: MatrixMut<'_, T>,
     tiling: Tiling,
     threads: bool,
-) {
+    workspace: &mut Workspace,
+) -> Result<(), NoMemory> {
     let (shape, k) = (out.shape(), x.cols());
-    let block = |rows: Range<usize>, cols: Range<usize>, out: MatrixMut<'_, T>| {
+    let block = |workspace: &mut Workspace, rows: Range<usize>, cols: Range<usize>, out: MatrixMut<'_, T>| {
         let x = x.block(rows.clone(), 0..k);
         let (weight, finish) = (weight.part(k, cols.clone()), finish.part(rows, cols));
-        run_block(x, weight, finish, out);
+        run_block(x, weight, finish, out, workspace)
     };
     let count = tiling.count(shape);
+    #[cfg(feature = "std")]
+    let bytes = if count > 1 { room_of_blocks(x, weight, shape, tiling) } else { 0 };
+    #[cfg(not(feature = "std"))]
+    let bytes = 0;
+    // For all blocks, before the first is written.
+    workspace.reserve(bytes)?;
     if threads && count > 1 {
         let (rows, cols) = tiling.size;
         let work = nanoseconds::<T::Acc>(rows.saturating_mul(cols).saturating_mul(k.max(1)));
-        let bytes = k.saturating_mul(cols.saturating_add(rows)).saturating_mul(size_of::<W>());
-        parallel::for_each_tile(out, tiling, work.max(reading(bytes)), block);
-    } else {
-        for (rows, cols) in (0..count).map(|index| tiling.tile(shape, index)) {
-            block(rows.clone(), cols.clone(), out.block_mut(rows, cols));
-        }
+        let bytes_read = k.saturating_mul(cols.saturating_add(rows)).saturating_mul(size_of::<W>());
+        let missing = Missing::default();
+        parallel::for_each_tile_with(
+            out,
+            tiling,
+            work.max(reading(bytes_read)),
+            workspace,
+            || Workspace::hold(bytes).ok(),
+            |workspace, rows, cols, out| missing.note(block(workspace, rows, cols, out)),
+        );
+        return missing.result();
     }
+    for (rows, cols) in (0..count).map(|index| tiling.tile(shape, index)) {
+        block(workspace, rows.clone(), cols.clone(), out.block_mut(rows, cols))?;
+    }
+    Ok(())
+}
+
+/// The bytes of the workspace that each block of a product takes at most.
+#[cfg(feature = "std")]
+fn room_of_blocks<X: Float, W: Float<Acc = X::Acc>>(
+    x: Matrix<'_, X>,
+    weight: Weight<'_, W>,
+    shape: Shape,
+    tiling: Tiling,
+) -> usize {
+    let (k, count) = (x.cols(), tiling.count(shape));
+    let across = tiling.across(shape.1);
+    let room = |index: usize| {
+        let (rows, cols) = tiling.tile(shape, index.min(count - 1));
+        let sides = Sides { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
+        BlockRoom::run::<X::Acc>(&sides, (rows.len(), cols.len()), k)
+    };
+    // Those of a row of blocks are alike but for the first and the last, and rows of them but for the last.
+    [0, 1, across - 1].into_iter().flat_map(|index| [index, count - across + index]).map(room).fold(0, usize::max)
+}
+
+/// The bytes of the workspace that each block of a product with so many rows, steps and columns takes at most, however its
+/// operands lie and however many threads there are.
+#[cfg(feature = "std")]
+pub(crate) fn most_room<C>((rows, k, cols): (usize, usize, usize)) -> usize {
+    /// Of blocks of many rows, as [`FEW_ROWS_SUMS`] of others; the smallest products have fewer.
+    const SUMS: usize = MOST_ROWS * MOST_PANELS;
+    const { assert!(SUMS <= FEW_ROWS_SUMS && SMALL_SUMS <= FEW_ROWS_SUMS) };
+    if rows == 0 || cols == 0 {
+        return 0;
+    }
+    let width = panel_width::<C>();
+    // One at either end, for columns of which the cut or the cache's lines do not allow for.
+    let panels = cols.div_ceil(width).saturating_add(2);
+    let most = |each: usize| FEW_ROWS_SUMS + each * rows.min(MOST_ROWS);
+    let step = block_depth(k);
+    let line = |count: usize, each: usize| count.saturating_mul(each).saturating_mul(64);
+    let is_kept = k > step || rows <= FEW_ROWS;
+    let room = room([
+        line(panels.min(PACKED_PANELS), step),
+        rows.min(BAND_ROWS).saturating_mul(step).saturating_mul(size_of::<C>()),
+        if is_kept {
+            line(rows.saturating_mul(panels).min(most(2)), 1)
+        } else {
+            line(rows.min(BAND_ROWS), panels.min(MOST_VECTORS + 1))
+        },
+        if rows <= FEW_ROWS { line(rows.saturating_mul(panels.saturating_add(2)).min(most(4)), 1) } else { 0 },
+        line(panels.min(FEW_ROWS_SUMS + 2).saturating_add(1), 1),
+    ]);
+    // A single column may be computed as a row.
+    if cols == 1 && rows > 1 { room.max(most_room::<C>((1, k, rows))) } else { room }
+}
+
+#[cfg(not(feature = "std"))]
+#[allow(clippy::extra_unused_type_parameters, reason = "as with std")]
+pub(crate) fn most_room<C>(_: (usize, usize, usize)) -> usize {
+    0
 }
 
 #[cfg(feature = "std")]
@@ -188,10 +312,78 @@ fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     weight: Weight<'_, W>,
     finish: Finish<'_, T>,
     out: MatrixMut<'_, T>,
-) {
+    workspace: &mut Workspace,
+) -> Result<(), NoMemory> {
     let k = x.cols();
-    super::block::MultiplyBlock::run::<T::Acc>(&Sides { x, weight }, k, &mut Ending { finish, out });
+    MultiplyBlock::run::<T::Acc>(&Sides { x, weight }, k, &mut Ending { finish, out }, workspace)
 }
 
 #[cfg(not(feature = "std"))]
-use super::direct::run_block;
+#[allow(clippy::unnecessary_wraps, reason = "as with std")]
+fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
+    x: Matrix<'_, X>,
+    weight: Weight<'_, W>,
+    finish: Finish<'_, T>,
+    out: MatrixMut<'_, T>,
+    _: &mut Workspace,
+) -> Result<(), NoMemory> {
+    super::direct::run_block(x, weight, finish, out);
+    Ok(())
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use std::vec;
+
+    use super::super::block::room_here;
+    use super::*;
+    use crate::simd::{self, Level};
+
+    /// What is reserved for all blocks is enough for each, so that none fails once the first is written; and what is reserved
+    /// for any product is enough for all of them.
+    #[test]
+    fn each_block_has_room_in_what_is_reserved() {
+        fn check<T: Float>(sizes: (usize, usize, usize), threads: usize) {
+            let (rows, k, cols) = sizes;
+            // Strides of 0 make views of any size of one number; those of 1 lie side by side, over one another.
+            let numbers = vec![T::ZERO; rows.max(cols).max(k) * 2 + 40];
+            let ways = [(0, 0), (1, 1), (0, 1), (1, 0)];
+            for ((x_down, x_across), (down, across), start) in
+                ways.into_iter().flat_map(|x| ways.map(|weight| (x, weight, 0))).chain([((0, 1), (0, 1), 3)])
+            {
+                let x = Matrix::with_strides(&numbers, rows, k, x_down, x_across).unwrap();
+                let weight = Matrix::with_strides(&numbers[start..], k, cols, down, across).unwrap();
+                let panels = Weight::Packed { panels: &numbers[..0], shape: (k, cols) };
+                for weight in [Weight::Matrix(weight), panels] {
+                    let Some(tiling) = tiling(x, weight, (rows, cols), true) else { continue };
+                    let shape = (rows, cols);
+                    let reserved = room_of_blocks(x, weight, shape, tiling);
+                    assert!(reserved <= most_room::<T::Acc>(sizes), "{sizes:?} on {threads} threads: {reserved}");
+                    for index in 0..tiling.count(shape) {
+                        let (rows, cols) = tiling.tile(shape, index);
+                        let sides = Sides { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
+                        let needed = room_here::<T::Acc>(&sides, (rows.len(), cols.len()), k);
+                        assert!(needed <= reserved, "{sizes:?} on {threads} threads, {index}: {needed} of {reserved}");
+                    }
+                }
+            }
+        }
+        let best = simd::level();
+        for level in [best, Level::baseline()] {
+            simd::set_level(level);
+            for threads in [1, 2, 7] {
+                parallel::with_threads(threads, || {
+                    for rows in [1, 2, 3, 4, 5, 12, 13, 16, 17, 48, 161, 330, 1100, 5000] {
+                        for k in [0, 1, 40, 512, 513, 1030] {
+                            for cols in [1, 7, 16, 65, 300, 1001, 20_000] {
+                                check::<f32>((rows, k, cols), threads);
+                                check::<f64>((rows, k, cols), threads);
+                            }
+                        }
+                    }
+                });
+            }
+        }
+        simd::set_level(best);
+    }
+}

@@ -38,7 +38,6 @@ pub(crate) mod pack;
 #[cfg(feature = "std")]
 pub(crate) mod part;
 pub(crate) mod problem;
-pub(crate) mod scratch;
 #[cfg(feature = "std")]
 mod stream;
 #[cfg(feature = "std")]

@@ -246,7 +246,8 @@ pub(crate) fn pack<V: Float, W: Float<Acc = V::Acc>>(weight: Matrix<'_, V>, pane
     let width = panel_width::<V::Acc>();
     let (rows, cols) = weight.shape();
     let convert = |value: V| W::from_acc(value.to_acc());
-    for (index, panel) in panels.chunks_exact_mut((rows * width).max(1)).enumerate() {
+    // Of no columns there may be more rows than anyone can count, and there are no panels.
+    for (index, panel) in panels.chunks_exact_mut(rows.saturating_mul(width).max(1)).enumerate() {
         let cols = index * width..((index + 1) * width).min(cols);
         let columns = weight.block(0..rows, cols).transpose();
         for col in 0..width {

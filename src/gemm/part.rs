@@ -8,13 +8,14 @@ use fearless_simd::Simd;
 
 use super::problem::{self, Finish, Residual, Weight};
 use super::tile::{MAX_WIDENING_ROWS, Run, max_tile_rows, run_tiles, widest};
-use super::{pack, panel_width, scratch, stream, turned};
+use super::{pack, panel_width, stream, turned};
 use crate::error::Shape;
 use crate::float::{Compute, Float};
 use crate::math::activation::Activation;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{Line, MOST_ROWS_INSET, Matrix, MatrixMut, Strip};
+use crate::workspace::{MOST_SHARED, Workspace};
 
 /// A weight whose rows lie side by side and that spans at most so many bytes is never packed: it stays in the cache's second
 /// level, from where tiles read it fast enough.
@@ -111,37 +112,35 @@ pub(super) struct Ending<'a, T: Float> {
 
 impl<T: Float, W: Float<Acc = T::Acc>> Sides<'_, T, W> {
     /// Calls `body` with the weight in panels of the compute type, packed once for blocks of `rows` rows. Does nothing
-    /// and returns false where such blocks read it in place, or where the panels would take more than `most` bytes.
-    pub(super) fn with_packed(&self, rows: usize, most: usize, threads: bool, body: impl FnOnce(&[T::Acc])) -> bool {
+    /// where such blocks read it in place, or where a thread does not have or keep so much memory.
+    pub(super) fn with_packed<R>(&self, rows: usize, threads: bool, body: impl FnOnce(&[T::Acc]) -> R) -> Option<R> {
         let width = const { panel_width::<T::Acc>() };
         let (k, cols) = self.weight.shape();
-        let fits = |len: &usize| (1..=most / size_of::<T::Acc>()).contains(len);
-        let Some(len) = pack::packed_len::<T::Acc>(k, cols).filter(fits) else { return false };
+        let fits = |len: &usize| (1..=MOST_SHARED / size_of::<T::Acc>()).contains(len);
+        let len = pack::packed_len::<T::Acc>(k, cols).filter(fits)?;
         if self.panels_in_place(simd::level(), rows) > 0 {
-            return false;
+            return None;
         }
-        scratch::with_shared(|scratch| {
-            let [lines] = scratch.parts([len * size_of::<T::Acc>()]);
-            let Some(panels) = Line::numbers::<T::Acc>(lines).get_mut(..len) else { return };
-            let level = simd::level();
-            let pack = |part: Range<usize>, panels: &mut [T::Acc]| {
-                let cols = part.start / k..(part.end / k).min(cols);
-                self.pack_weight(level, 0..k, cols, panels);
-            };
-            let chunk = PACKED_AT_ONCE * width * k;
-            if threads {
-                let cost = problem::reading(chunk * (size_of::<T::Acc>() + size_of::<W>()));
-                parallel::for_each_tile((&mut *panels).into(), (1, chunk), cost, |_, part, mut panels| {
-                    pack(part, panels.row_mut(0).unwrap_or(&mut []));
-                });
-            } else {
-                for (start, panels) in (0..len).step_by(chunk).zip(panels.chunks_mut(chunk)) {
-                    pack(start..start + panels.len(), panels);
-                }
+        let bytes = len * size_of::<T::Acc>();
+        let mut workspace = Workspace::shared(bytes).ok()?;
+        let panels = Line::numbers::<T::Acc>(workspace.lines()).get_mut(..len)?;
+        let level = simd::level();
+        let pack = |part: Range<usize>, panels: &mut [T::Acc]| {
+            let cols = part.start / k..(part.end / k).min(cols);
+            self.pack_weight(level, 0..k, cols, panels);
+        };
+        let chunk = PACKED_AT_ONCE * width * k;
+        if threads {
+            let cost = problem::reading(chunk * (size_of::<T::Acc>() + size_of::<W>()));
+            parallel::for_each_tile((&mut *panels).into(), (1, chunk), cost, |_, part, mut panels| {
+                pack(part, panels.row_mut(0).unwrap_or(&mut []));
+            });
+        } else {
+            for (start, panels) in (0..len).step_by(chunk).zip(panels.chunks_mut(chunk)) {
+                pack(start..start + panels.len(), panels);
             }
-            body(panels);
-        });
-        true
+        }
+        Some(body(panels))
     }
 }
 
@@ -154,7 +153,7 @@ fn is_read_again<C: Compute>(level: simd::Level, rows: usize) -> bool {
 
 /// How much memory the elements of a weight lie spread over, in bytes.
 fn span<W: Float>(weight: &Matrix<'_, W>) -> usize {
-    weight.row_stride().unsigned_abs().saturating_mul(weight.rows() * size_of::<W>())
+    weight.row_stride().unsigned_abs().saturating_mul(weight.rows()).saturating_mul(size_of::<W>())
 }
 
 impl<X: Float, W: Float<Acc = X::Acc>> Sides<'_, X, W> {

@@ -6,9 +6,8 @@ use core::ops::Range;
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat};
 use num_traits::Float as _;
 
-use crate::error::ShapeError;
+use crate::error::{Error, NoMemory, ShapeError};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
-use crate::gemm::scratch::{self, Scratch};
 #[cfg(feature = "std")]
 use crate::gemm::tile::{Former, Lie, MOST_COLUMNS, Run, Store, run_tiles, tiled_rows};
 use crate::gemm::{pack, panel_width, problem};
@@ -19,6 +18,9 @@ use crate::simd::{self, dispatch};
 #[cfg(feature = "std")]
 use crate::view::Strip;
 use crate::view::{Line, Matrix, MatrixMut, inlined};
+#[cfg(not(feature = "std"))]
+use crate::workspace::BYTES;
+use crate::workspace::{Missing, Workspace, cut, room};
 
 /// The keys that are scored together. Part of what a result's bits depend on.
 const KEYS: usize = if cfg!(feature = "std") { 256 } else { 16 };
@@ -30,13 +32,15 @@ const FEW_QUERIES: usize = if cfg!(feature = "std") { 64 } else { BAND };
 const MANY_BLOCKS: usize = 16;
 /// The queries whose scores of [`KEYS`] keys stay in the cache's first level.
 const BAND: usize = if cfg!(feature = "std") { 24 } else { 4 };
+/// What a block lays out.
+const PARTS: usize = 6;
 /// Where there is no allocator: the most columns of q, k and v that are laid out at once.
 const COLUMNS: usize = if cfg!(feature = "std") { isize::MAX as usize } else { 32 };
 
 #[cfg(not(feature = "std"))]
 const _: () = assert!(
-    scratch::BYTES >= 8 * (2 * KEYS * COLUMNS + 2 * BAND * COLUMNS + BAND * KEYS) + 64 * (BAND + 6),
-    "attention's blocks fit the scratch memory"
+    BYTES >= 8 * (2 * KEYS * COLUMNS + 2 * BAND * COLUMNS + BAND * KEYS) + 64 * (BAND + 6),
+    "attention's blocks fit the workspace"
 );
 
 /// Which keys each query attends to, beside `causal`. A mask of one row holds for all queries, one of one column for
@@ -169,6 +173,31 @@ impl<'a, T: Float> Head<'a, T> {
         Ok(Self { q, k, v, options, picks })
     }
 
+    /// The bytes that a block of so many queries lays out: queries, keys, values, scores, sums, and totals of weights.
+    fn parts(&self, rows: usize) -> [usize; PARTS] {
+        let width = const { panel_width::<T::Acc>() };
+        let step = self.q.cols().min(COLUMNS);
+        let query_rows = if step == self.q.cols() { rows } else { BAND.min(rows) };
+        let keys = KEYS.min(self.k.rows());
+        let score_stride = keys.next_multiple_of(width);
+        // Of a view that repeats its elements there may be more columns than there is memory.
+        let numbers = |count: usize, each: usize| count.saturating_mul(each).saturating_mul(size_of::<T::Acc>());
+        let values = self.v.cols().min(COLUMNS).div_ceil(width).saturating_mul(width);
+        [
+            numbers(query_rows, step),
+            numbers(score_stride, step),
+            numbers(keys, values),
+            numbers(BAND.min(rows), score_stride),
+            numbers(rows, values),
+            numbers(rows, width),
+        ]
+    }
+
+    /// The bytes of the workspace of such a block.
+    fn room(&self, rows: usize) -> usize {
+        room(self.parts(rows))
+    }
+
     /// About how long the head takes on one core, in nanoseconds.
     fn nanoseconds(&self) -> f32 {
         let scores = self.q.rows().saturating_mul(self.k.rows());
@@ -193,8 +222,8 @@ impl<'a, T: Float> Head<'a, T> {
 ///
 /// # Errors
 ///
-/// [`ShapeError`] where the shapes do not fit, or the mask has neither one row nor one a query, or neither one column
-/// nor one a key; `out` is then as it was.
+/// [`Error::Shape`] where the shapes do not fit, or the mask has neither one row nor one a query, or neither one column
+/// nor one a key; [`Error::OutOfMemory`] where there is no room to lay operands and sums out. `out` is then as it was.
 ///
 /// # Examples
 ///
@@ -207,7 +236,7 @@ impl<'a, T: Float> Head<'a, T> {
 /// let mut out = [0.0];
 /// attention(q, k, v, AttentionOptions::new().mask(&[true, true, false]), &mut out)?;
 /// assert_eq!(out, [2.0]);
-/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// # Ok::<(), polyglot_bridge::Error>(())
 /// ```
 pub fn attention<'a, T: Float>(
     q: impl Into<Matrix<'a, T>>,
@@ -215,20 +244,29 @@ pub fn attention<'a, T: Float>(
     v: impl Into<Matrix<'a, T>>,
     options: AttentionOptions<'a, T>,
     out: impl Into<MatrixMut<'a, T>>,
-) -> Result<(), ShapeError> {
+) -> Result<(), Error> {
     let mut out = out.into();
     let head = Head::new((q.into(), k.into(), v.into()), options, &out)?;
     let rows = out.rows();
-    if out.cols() == 0 {
+    if rows == 0 || out.cols() == 0 {
         return Ok(());
     }
     let block = block_rows(1, rows);
-    let cost = head.nanoseconds() / rows.max(1) as f32;
+    let cost = head.nanoseconds() / rows as f32;
     let cols = out.cols();
-    parallel::for_each_tile(out.reborrow(), (block, cols), cost * block as f32, |rows, _, out| {
-        Attend::run(&head, rows.start, out);
-    });
-    Ok(())
+    // One block has what it needs before it writes.
+    let bytes = if rows > block { head.room(block) } else { 0 };
+    let missing = Missing::default();
+    parallel::for_each_tile_with(
+        out.reborrow(),
+        (block, cols),
+        cost * block as f32,
+        // For all blocks, before the first is written.
+        &mut Workspace::hold(bytes)?,
+        || Workspace::hold(bytes).ok(),
+        |workspace, rows, _, out| missing.note(Attend::run(&head, rows.start, out, workspace)),
+    );
+    Ok(missing.result()?)
 }
 
 /// `count` heads: `item(i)` gives q, k, v, what else there is and out of the i-th, as for [`attention`]. It is called
@@ -236,39 +274,51 @@ pub fn attention<'a, T: Float>(
 ///
 /// # Errors
 ///
-/// [`ShapeError`] where the shapes of a head do not fit; no `out` is then written.
+/// [`Error::Shape`] where the shapes of a head do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and
+/// sums out; no `out` is then written.
 pub fn attention_batch<'a, T: Float>(
     count: usize,
     item: impl Fn(usize) -> ([Matrix<'a, T>; 3], AttentionOptions<'a, T>, MatrixMut<'a, T>) + Sync,
-) -> Result<(), ShapeError> {
+) -> Result<(), Error> {
     let head = |index: usize| {
         let ([q, k, v], options, out) = item(index);
         Head::new((q, k, v), options, &out).map(|head| (head, out))
     };
-    let (mut most_rows, mut cost) = (0, 0.0);
+    let (mut most_rows, mut cost, mut bytes) = (0, 0.0, 0);
     for index in 0..count {
         let (head, out) = head(index)?;
-        if out.cols() > 0 {
+        if out.rows() > 0 && out.cols() > 0 {
             most_rows = most_rows.max(out.rows());
             cost += head.nanoseconds();
+            bytes = bytes.max(head.room(out.rows().min(QUERIES)));
         }
     }
     let block = block_rows(count, most_rows);
     let blocks = most_rows.div_ceil(block);
     let tasks = count.saturating_mul(blocks);
-    parallel::for_each_block(tasks, 1, cost / tasks.max(1) as f32, |tasks| {
-        for task in tasks {
-            let start = task % blocks * block;
-            if let Ok((head, mut out)) = head(task / blocks)
-                && start < out.rows()
-                && out.cols() > 0
-            {
-                let cols = out.cols();
-                Attend::run(&head, start, out.block_mut(start..start + block, 0..cols));
+    let missing = Missing::default();
+    parallel::for_each_block_with(
+        tasks,
+        1,
+        cost / tasks.max(1) as f32,
+        // For all heads, before the first is written.
+        &mut Workspace::hold(bytes)?,
+        || Workspace::hold(bytes).ok(),
+        |workspace, tasks| {
+            for task in tasks {
+                let start = task % blocks * block;
+                if let Ok((head, mut out)) = head(task / blocks)
+                    && start < out.rows()
+                    && out.cols() > 0
+                {
+                    let cols = out.cols();
+                    let out = out.block_mut(start..start + block, 0..cols);
+                    missing.note(Attend::run(&head, start, out, workspace));
+                }
             }
-        }
-    });
-    Ok(())
+        },
+    );
+    Ok(missing.result()?)
 }
 
 /// The queries of each block of `count` heads of up to `rows` queries.
@@ -278,14 +328,23 @@ fn block_rows(count: usize, rows: usize) -> usize {
     rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
 }
 
-kernel!(Attend<T>(head: &'a Head<'a, T>, start: usize, out: MatrixMut<'a, T>) = attend);
+kernel! {
+    Attend<T>(head: &'a Head<'a, T>, start: usize, out: MatrixMut<'a, T>, workspace: &'a mut Workspace)
+        -> Result<(), NoMemory> = attend
+}
 
 /// Computes a block of queries of a head, those from `start` on, into `out`.
-fn attend<T: Float>(head: &Head<'_, T>, start: usize, out: MatrixMut<'_, T>) {
+fn attend<T: Float>(
+    head: &Head<'_, T>,
+    start: usize,
+    out: MatrixMut<'_, T>,
+    workspace: &mut Workspace,
+) -> Result<(), NoMemory> {
     let level = simd::level();
-    scratch::with(|scratch| {
-        dispatch!(level, simd => block(simd, head, start, out, scratch));
-    });
+    let parts = head.parts(out.rows());
+    workspace.lend(room(parts), |lines| {
+        dispatch!(level, simd => block(simd, head, start, out, cut(lines, parts)));
+    })
 }
 
 /// Some keys in ascending order.
@@ -362,7 +421,7 @@ fn block<S: Simd, T: Float>(
     head: &Head<'_, T>,
     start: usize,
     mut out: MatrixMut<'_, T>,
-    scratch: &mut Scratch,
+    [query_lines, key_lines, value_lines, score_lines, sum_lines, total_lines]: [&mut [Line]; PARTS],
 ) {
     let Head { q, k, v, options, picks } = *head;
     let lanes = Lanes::<S, T>::LEN;
@@ -379,21 +438,8 @@ fn block<S: Simd, T: Float>(
     let hidden = Hidden { kept, causal: options.causal };
     let step = depth.min(COLUMNS);
     let laid_out_once = step == depth;
-    let query_rows = if laid_out_once { rows } else { BAND.min(rows) };
-    let most_keys = KEYS.min(k.rows());
-    let key_panels = most_keys.div_ceil(width);
     let most_cols = cols.min(COLUMNS);
-    let value_panels = most_cols.div_ceil(width);
-    let score_stride = key_panels * width;
-    let number = size_of::<T::Acc>();
-    let [query_lines, key_lines, value_lines, score_lines, sum_lines, total_lines] = scratch.parts([
-        number * query_rows * step,
-        number * key_panels * width * step,
-        number * most_keys * value_panels * width,
-        number * BAND.min(rows) * score_stride,
-        number * rows * value_panels * width,
-        number * rows * lanes,
-    ]);
+    let score_stride = KEYS.min(k.rows()).next_multiple_of(width);
     let queries = Line::numbers::<T::Acc>(query_lines);
     let keys_across = Line::numbers::<T::Acc>(key_lines);
     let values = Line::numbers::<T::Acc>(value_lines);

@@ -4,12 +4,13 @@
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 use num_traits::Float as _;
 
-use crate::error::ShapeError;
+use crate::error::{Error, ShapeError};
 use crate::float::{Compute, Float, Lanes};
 use crate::kernel::kernel;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, Scratch};
+use crate::workspace::Workspace;
 
 /// What one element costs on one core, in nanoseconds.
 const COST: f32 = 0.2;
@@ -76,8 +77,9 @@ pub fn layer_norm_in_place<'a, T: Float>(
 ///
 /// # Errors
 ///
-/// [`ShapeError`] where the shapes of `x`, `residual` and `out` differ, or `weight` or `bias` have another length than
-/// a row.
+/// [`Error::Shape`] where the shapes of `x`, `residual` and `out` differ, or `weight` or `bias` have another length than
+/// a row; [`Error::OutOfMemory`] where rows that are narrower than their compute type, and more than 8 KiB in it, find no room.
+/// `out` is then as it was.
 ///
 /// # Examples
 ///
@@ -85,7 +87,7 @@ pub fn layer_norm_in_place<'a, T: Float>(
 /// let mut out = [0.0_f32; 2];
 /// polyglot_bridge::add_layer_norm(&[1.0, 2.0], &[0.0, 1.0], None, Some(&[5.0, 5.0]), 0.0, &mut out)?;
 /// assert_eq!(out, [4.0, 6.0]);
-/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// # Ok::<(), polyglot_bridge::Error>(())
 /// ```
 pub fn add_layer_norm<'a, 'b, T: Float>(
     x: impl Into<Matrix<'a, T>>,
@@ -94,7 +96,7 @@ pub fn add_layer_norm<'a, 'b, T: Float>(
     bias: Option<&[T]>,
     eps: T::Acc,
     out: impl Into<MatrixMut<'b, T>>,
-) -> Result<(), ShapeError> {
+) -> Result<(), Error> {
     let io = InOutMatrix::new("add_layer_norm", x.into(), out.into())?;
     AddLayerNormRows::run(io, residual.into(), Affine { weight, bias }, eps)
 }
@@ -103,7 +105,7 @@ pub fn add_layer_norm<'a, 'b, T: Float>(
 ///
 /// # Errors
 ///
-/// [`ShapeError`] where the shapes of `x` and `residual` differ, or `weight` or `bias` have another length than a row.
+/// As for [`add_layer_norm`].
 ///
 /// # Examples
 ///
@@ -111,7 +113,7 @@ pub fn add_layer_norm<'a, 'b, T: Float>(
 /// let mut row = [1.0_f64, 2.0];
 /// polyglot_bridge::add_layer_norm_in_place(&mut row, &[2.0, 1.0], None, Some(&[1.0, 2.0]), 1e-5)?;
 /// assert_eq!(row, [1.0, 2.0]);
-/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// # Ok::<(), polyglot_bridge::Error>(())
 /// ```
 pub fn add_layer_norm_in_place<'a, T: Float>(
     x: impl Into<MatrixMut<'a, T>>,
@@ -119,7 +121,7 @@ pub fn add_layer_norm_in_place<'a, T: Float>(
     weight: Option<&[T]>,
     bias: Option<&[T]>,
     eps: T::Acc,
-) -> Result<(), ShapeError> {
+) -> Result<(), Error> {
     AddLayerNormRows::run(InOutMatrix::in_place(x.into()), residual.into(), Affine { weight, bias }, eps)
 }
 
@@ -267,7 +269,7 @@ impl<T: Float> Affine<'_, T> {
 }
 
 kernel!(LayerNormRows<T>(io: InOutMatrix<'a, T>, affine: Affine<'a, T>, eps: T::Acc) -> Result<(), ShapeError> = layer_norm_rows);
-kernel!(AddLayerNormRows<T>(io: InOutMatrix<'a, T>, residual: Matrix<'a, T>, affine: Affine<'a, T>, eps: T::Acc) -> Result<(), ShapeError> = add_layer_norm_rows);
+kernel!(AddLayerNormRows<T>(io: InOutMatrix<'a, T>, residual: Matrix<'a, T>, affine: Affine<'a, T>, eps: T::Acc) -> Result<(), Error> = add_layer_norm_rows);
 kernel!(RmsNormRows<T>(io: InOutMatrix<'a, T>, affine: Affine<'a, T>, eps: T::Acc) -> Result<(), ShapeError> = rms_norm_rows);
 kernel!(L2NormalizeRows<T>(io: InOutMatrix<'a, T>) = l2_normalize_rows);
 
@@ -287,29 +289,40 @@ fn add_layer_norm_rows<T: Float>(
     residual: Matrix<'_, T>,
     affine: Affine<'_, T>,
     eps: T::Acc,
-) -> Result<(), ShapeError> {
+) -> Result<(), Error> {
     const OP: &str = "add_layer_norm";
     ShapeError::check(OP, "residual", residual.shape(), io.shape())?;
     affine.check(OP, io.shape().1)?;
     let level = simd::level();
-    parallel::for_each_rows(io, COST + ADD_COST, |rows, mut block| {
-        dispatch!(level, simd => {
-            let mut scratch = Scratch::new();
-            block.for_each_row(
-                #[inline(always)]
-                |row, io| match scratch.between(io) {
-                    Ok((sum, rest)) => {
-                        add::<_, T, T::Acc>(simd, sum, residual, rows.start + row);
-                        layer_norm_row(simd, rest, affine, eps);
-                    }
-                    Err(mut io) => {
-                        add::<_, T, T>(simd, io.part(0..usize::MAX), residual, rows.start + row);
-                        layer_norm_row(simd, io.in_place(), affine, eps);
-                    }
-                },
-            );
-        });
-    });
+    let (bytes, is_needed) = io.scratch();
+    let workspace = || match (bytes > 0).then(|| Workspace::hold(bytes)).transpose() {
+        Err(_) if !is_needed => Ok(None),
+        result => result,
+    };
+    parallel::for_each_rows_with(
+        io,
+        COST + ADD_COST,
+        &mut workspace()?,
+        || workspace().ok(),
+        |workspace, rows, mut block| {
+            let mut scratch = Scratch::new(workspace.as_mut().map_or(&mut [], Workspace::lines));
+            dispatch!(level, simd => {
+                block.for_each_row(
+                    #[inline(always)]
+                    |row, io| match scratch.between(io) {
+                        Ok((sum, rest)) => {
+                            add::<_, T, T::Acc>(simd, sum, residual, rows.start + row);
+                            layer_norm_row(simd, rest, affine, eps);
+                        }
+                        Err(mut io) => {
+                            add::<_, T, T>(simd, io.part(0..usize::MAX), residual, rows.start + row);
+                            layer_norm_row(simd, io.in_place(), affine, eps);
+                        }
+                    },
+                );
+            });
+        },
+    );
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The linear layer, `activation(x @ weight + bias + residual)`: shapes are checked here, the work is done in `gemm`.
 
-use crate::error::ShapeError;
+use crate::error::{Error, ShapeError};
 use crate::float::Float;
 use crate::gemm::driver::Multiply;
 use crate::gemm::problem::{Bias, Finish, Product, Residual, Weight};
@@ -84,7 +84,8 @@ impl<'a, T> From<Matrix<'a, T>> for Residual<'a, T> {
 ///
 /// # Errors
 ///
-/// [`ShapeError`] where the shapes do not fit; `out` is then as it was.
+/// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and sums out;
+/// `out` is then as it was.
 ///
 /// # Examples
 ///
@@ -97,7 +98,7 @@ impl<'a, T> From<Matrix<'a, T>> for Residual<'a, T> {
 /// let epilogue = Epilogue::new().bias(&[0.5, 0.5, 0.5][..]).activation(Activation::Relu);
 /// linear(x, weight, epilogue, &mut out)?;
 /// assert_eq!(out, [1.5, 2.5, 0.0]);
-/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// # Ok::<(), polyglot_bridge::Error>(())
 /// ```
 #[inline]
 pub fn linear<'a, T: Float>(
@@ -105,7 +106,7 @@ pub fn linear<'a, T: Float>(
     weight: impl Into<Matrix<'a, T>>,
     epilogue: Epilogue<'a, T>,
     out: impl Into<MatrixMut<'a, T>>,
-) -> Result<(), ShapeError> {
+) -> Result<(), Error> {
     let (x, weight, out) = (x.into(), weight.into(), out.into());
     let bias = epilogue.bias.map_or(Bias::None, Bias::Stored);
     let Epilogue { residual, activation, .. } = epilogue;
@@ -120,8 +121,7 @@ pub fn linear<'a, T: Float>(
     };
     let product = Product { x, weight: Weight::Matrix(weight), finish };
     check("linear", &product, &out)?;
-    Multiply::run(product, out, true);
-    Ok(())
+    Ok(Multiply::run(product, out)?)
 }
 
 /// Sees that the shapes of a product fit each other and `out`.

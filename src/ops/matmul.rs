@@ -1,12 +1,13 @@
 //! The matrix product without an epilogue, single and in batches: shapes are checked here, the work is done in `gemm`.
 
-use crate::error::ShapeError;
+use crate::error::{Error, ShapeError};
 use crate::float::Float;
-use crate::gemm::driver::Multiply;
+use crate::gemm::driver::{Multiply, MultiplyIn, most_room};
 use crate::gemm::problem::{self, Bias, Finish, Product, Residual, Weight};
 use crate::math::activation::Activation;
 use crate::parallel;
 use crate::view::{Matrix, MatrixMut};
+use crate::workspace::{Missing, Workspace};
 
 /// `out = a @ b`, for a of shape (m, k), b of shape (k, n) and out of shape (m, n).
 ///
@@ -14,7 +15,7 @@ use crate::view::{Matrix, MatrixMut};
 ///
 /// # Errors
 ///
-/// [`ShapeError`] where the shapes do not fit; `out` is then as it was.
+/// As for [`linear`](crate::linear).
 ///
 /// # Examples
 ///
@@ -25,17 +26,16 @@ use crate::view::{Matrix, MatrixMut};
 /// let mut out = [0.0; 4];
 /// matmul(a, a.transpose(), MatrixMut::new(&mut out, 2, 2)?)?;
 /// assert_eq!(out, [5.0, 11.0, 11.0, 25.0]);
-/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// # Ok::<(), polyglot_bridge::Error>(())
 /// ```
 pub fn matmul<'a, T: Float>(
     a: impl Into<Matrix<'a, T>>,
     b: impl Into<Matrix<'a, T>>,
     out: impl Into<MatrixMut<'a, T>>,
-) -> Result<(), ShapeError> {
+) -> Result<(), Error> {
     let out = out.into();
     let product = product(a.into(), b.into(), &out)?;
-    Multiply::run(product, out, true);
-    Ok(())
+    Ok(Multiply::run(product, out)?)
 }
 
 /// `count` products: `item(i)` gives a, b and out of the i-th, as for [`matmul`]. It is called more than once for each
@@ -45,30 +45,51 @@ pub fn matmul<'a, T: Float>(
 ///
 /// # Errors
 ///
-/// [`ShapeError`] where the shapes of a product do not fit; no `out` is then written.
+/// [`Error::Shape`] where the shapes of a product do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and
+/// sums out; no `out` is then written.
 pub fn matmul_batch<'a, T: Float>(
     count: usize,
     item: impl Fn(usize) -> (Matrix<'a, T>, Matrix<'a, T>, MatrixMut<'a, T>) + Sync,
-) -> Result<(), ShapeError> {
-    let mut work = 0;
+) -> Result<(), Error> {
+    if count == 1 {
+        let (a, b, out) = item(0);
+        return matmul(a, b, out);
+    }
+    let (mut work, mut bytes, mut former) = (0, 0, None);
     for index in 0..count {
         let (a, b, out) = item(index);
         product(a, b, &out)?;
-        work = work.max(problem::work(&a, out.cols()));
+        // Most are alike.
+        let sizes = (a.rows(), a.cols(), out.cols());
+        if former != Some(sizes) {
+            former = Some(sizes);
+            work = work.max(problem::work(&a, out.cols()));
+            bytes = bytes.max(most_room::<T::Acc>(sizes));
+        }
     }
-    let run = |index: usize, threads: bool| {
+    // For all products, before the first is written.
+    let mut workspace = Workspace::hold(bytes)?;
+    let missing = Missing::default();
+    let run = |workspace: &mut Workspace, index: usize, threads: bool| {
         let (a, b, out) = item(index);
         if let Ok(product) = product(a, b, &out) {
-            Multiply::run(product, out, threads);
+            missing.note(MultiplyIn::run(workspace, product, out, threads));
         }
     };
-    if count == 1 || work > LARGE {
-        (0..count).for_each(|index| run(index, true));
+    if work > LARGE {
+        (0..count).for_each(|index| run(&mut workspace, index, true));
     } else {
         let nanoseconds = problem::nanoseconds::<T::Acc>(work);
-        parallel::for_each_block(count, 1, nanoseconds, |items| items.for_each(|index| run(index, false)));
+        parallel::for_each_block_with(
+            count,
+            1,
+            nanoseconds,
+            &mut workspace,
+            || Workspace::hold(bytes).ok(),
+            |workspace, items| items.for_each(|index| run(workspace, index, false)),
+        );
     }
-    Ok(())
+    Ok(missing.result()?)
 }
 
 /// The multiply-adds from which a single product keeps all threads busy.

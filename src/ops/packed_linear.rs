@@ -3,7 +3,9 @@
 
 use core::fmt;
 
-use crate::error::ShapeError;
+#[cfg(feature = "std")]
+use crate::error::NoMemory;
+use crate::error::{Error, ShapeError};
 use crate::float::Float;
 use crate::gemm::driver::{Multiply, MultiplyWide};
 use crate::gemm::problem::{Bias, Finish, Product, Residual, Weight};
@@ -36,7 +38,7 @@ use crate::view::{Matrix, MatrixMut};
 /// layer.forward(&[1.0, 2.0], Residual::None, &mut out)?;
 /// assert_eq!(out, [1.5, 2.5, 0.0]);
 /// # }
-/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// # Ok::<(), polyglot_bridge::Error>(())
 /// ```
 ///
 /// Without an allocator, and with the weight in flash: see [`pack_constant`].
@@ -80,8 +82,20 @@ impl<T: Float> Clone for Storage<'_, T> {
 }
 
 #[cfg(feature = "std")]
+impl<T: Float> Storage<'_, T> {
+    fn try_clone(&self) -> Result<Self, NoMemory> {
+        Ok(match self {
+            Self::Borrowed(slice) => Self::Borrowed(slice),
+            Self::Owned(owned) => Self::Owned(owned.try_copy(T::ZERO)?),
+        })
+    }
+}
+
+#[cfg(feature = "std")]
 mod aligned {
     use std::vec::Vec;
+
+    use crate::error::NoMemory;
 
     /// Numbers that begin on a cache line, so that no vector of a panel straddles two.
     pub(super) struct Aligned<T> {
@@ -91,16 +105,23 @@ mod aligned {
     }
 
     impl<T: Copy> Aligned<T> {
-        /// `None` where there is not that much memory.
-        pub(super) fn new(len: usize, zero: T) -> Option<Self> {
-            let room = len.checked_add(Self::SPARE)?;
+        pub(super) fn new(len: usize, zero: T) -> Result<Self, NoMemory> {
+            let room = len.saturating_add(Self::SPARE);
             let mut numbers = Vec::new();
-            numbers.try_reserve_exact(room).ok()?;
+            let bytes = room.saturating_mul(size_of::<T>());
+            numbers.try_reserve_exact(room).map_err(|_| NoMemory { bytes })?;
             numbers.resize(room, zero);
-            Some(Self::start(numbers, len))
+            Ok(Self::start(numbers, len))
         }
 
         /// The same numbers, in memory of their own.
+        pub(super) fn try_copy(&self, zero: T) -> Result<Self, NoMemory> {
+            let mut copy = Self::new(self.len, zero)?;
+            copy.as_mut_slice().copy_from_slice(self.as_slice());
+            Ok(copy)
+        }
+
+        /// The same; ends the process where there is no memory.
         pub(super) fn copy(&self, zero: T) -> Self {
             let mut copy = Self::start(std::vec![zero; self.len + Self::SPARE], self.len);
             copy.as_mut_slice().copy_from_slice(self.as_slice());
@@ -143,26 +164,25 @@ impl<W: Float> PackedLinear<'static, W> {
     ///
     /// # Errors
     ///
-    /// [`ShapeError`] where the bias has another length than the weight has columns, or the weight is too large to be
-    /// packed into the memory there is.
+    /// [`Error::Shape`] where the bias has another length than the weight has columns, or a packed weight of that shape cannot
+    /// be; [`Error::OutOfMemory`] where there is no memory for it.
     pub fn new<'v, V: Float<Acc = W::Acc>>(
         weight: impl Into<Matrix<'v, V>>,
         bias: Option<&[V]>,
         activation: Activation,
-    ) -> Result<Self, ShapeError> {
+    ) -> Result<Self, Error> {
         let weight = weight.into();
         let (in_features, out_features) = weight.shape();
         if let Some(bias) = bias {
             ShapeError::check("PackedLinear", "bias", (1, bias.len()), (1, out_features))?;
         }
-        let too_large = ShapeError::Unrepresentable { shape: weight.shape(), row_stride: out_features };
-        let len = PackedLinear::<W>::required_len(in_features, out_features).ok_or(too_large)?;
-        let mut panels = aligned::Aligned::new(len, W::ZERO).ok_or(too_large)?;
+        let len = PackedLinear::<W>::len_of(weight.shape())?;
+        let mut panels = aligned::Aligned::new(len, W::ZERO)?;
         PackedLinear::<W>::pack_into(panels.as_mut_slice(), weight)?;
         let bias = match bias {
             None => None,
             Some(bias) => {
-                let mut widened = aligned::Aligned::new(bias.len(), W::Acc::ZERO).ok_or(too_large)?;
+                let mut widened = aligned::Aligned::new(bias.len(), W::Acc::ZERO)?;
                 for (target, value) in widened.as_mut_slice().iter_mut().zip(bias) {
                     *target = value.to_acc();
                 }
@@ -201,7 +221,8 @@ impl<'a, W: Float> PackedLinear<'a, W> {
     ///
     /// # Errors
     ///
-    /// [`ShapeError`] where `panels` is too short or the bias has another length than the weight has columns.
+    /// [`ShapeError`] where `panels` is too short, the bias has another length than the weight has columns, or there is no
+    /// row of so many numbers: of more than [`isize::MAX`] bytes.
     #[inline]
     pub fn from_packed(
         panels: &'a [W],
@@ -224,9 +245,15 @@ impl<'a, W: Float> PackedLinear<'a, W> {
         })
     }
 
+    /// The numbers of a packed weight, where one of this shape can be used: rows of x and out are no larger than any object.
+    fn len_of(shape: (usize, usize)) -> Result<usize, ShapeError> {
+        let is_row = |len: usize| len <= isize::MAX as usize / size_of::<W::Acc>();
+        let len = Self::required_len(shape.0, shape.1).filter(|_| is_row(shape.0) && is_row(shape.1));
+        len.ok_or(ShapeError::Unrepresentable { shape, row_stride: shape.1 })
+    }
+
     fn check_len(len: usize, shape: (usize, usize)) -> Result<usize, ShapeError> {
-        let needed =
-            Self::required_len(shape.0, shape.1).ok_or(ShapeError::Unrepresentable { shape, row_stride: shape.1 })?;
+        let needed = Self::len_of(shape)?;
         if len < needed { Err(ShapeError::TooShort { shape, needed, len }) } else { Ok(needed) }
     }
 
@@ -235,36 +262,36 @@ impl<'a, W: Float> PackedLinear<'a, W> {
     ///
     /// # Errors
     ///
-    /// [`ShapeError`] where the shapes do not fit; `out` is then as it was.
+    /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and sums
+    /// out; `out` is then as it was.
     pub fn forward<'x>(
         &self,
         x: impl Into<Matrix<'x, W>>,
         residual: impl Into<Residual<'x, W>>,
         out: impl Into<MatrixMut<'x, W>>,
-    ) -> Result<(), ShapeError> {
+    ) -> Result<(), Error> {
         let out = out.into();
         let product = self.product(x.into(), residual.into());
         check("PackedLinear", &product, &out)?;
-        Multiply::run(product, out, true);
-        Ok(())
+        Ok(Multiply::run(product, out)?)
     }
 
     /// [`forward`](PackedLinear::forward) for x, residual and out in the compute type: f32 for a weight in `f16`.
     ///
     /// # Errors
     ///
-    /// [`ShapeError`] where the shapes do not fit; `out` is then as it was.
+    /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and sums
+    /// out; `out` is then as it was.
     pub fn forward_wide<'x>(
         &self,
         x: impl Into<Matrix<'x, W::Acc>>,
         residual: impl Into<Residual<'x, W::Acc>>,
         out: impl Into<MatrixMut<'x, W::Acc>>,
-    ) -> Result<(), ShapeError> {
+    ) -> Result<(), Error> {
         let out = out.into();
         let product = self.product(x.into(), residual.into());
         check("PackedLinear", &product, &out)?;
-        MultiplyWide::run(product, out, true);
-        Ok(())
+        Ok(MultiplyWide::run(product, out)?)
     }
 
     fn product<'s, T: Float<Acc = W::Acc>>(&'s self, x: Matrix<'s, T>, residual: Residual<'s, T>) -> Product<'s, T, W> {
@@ -281,6 +308,28 @@ impl<'a, W: Float> PackedLinear<'a, W> {
 
     fn weight(&self) -> Weight<'_, W> {
         Weight::Packed { panels: self.panels.as_slice(), shape: (self.in_features, self.out_features) }
+    }
+
+    /// A copy with memory of its own where this layer has. ([`Clone`], as that of a `Vec`, ends the process where there is none.)
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`] where there is no memory for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use polyglot_bridge::{Activation, Error, Matrix, PackedLinear};
+    ///
+    /// let layer = PackedLinear::<f64>::new(Matrix::new(&[1.0, 2.0], 2, 1)?, None, Activation::None)?;
+    /// assert_eq!(layer.try_clone()?.panels(), layer.panels());
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[cfg(feature = "std")]
+    pub fn try_clone(&self) -> Result<Self, Error> {
+        let Self { in_features, out_features, activation, .. } = *self;
+        let bias = self.bias.as_ref().map(Storage::try_clone).transpose()?;
+        Ok(Self { panels: self.panels.try_clone()?, bias, in_features, out_features, activation })
     }
 
     /// The columns of x.
@@ -321,6 +370,9 @@ impl<'a, W: Float> PackedLinear<'a, W> {
     pub fn unpack<'o>(&self, out: impl Into<MatrixMut<'o, W>>) -> Result<(), ShapeError> {
         let mut out = out.into();
         ShapeError::check("PackedLinear", "out", out.shape(), (self.in_features, self.out_features))?;
+        if self.panels().is_empty() {
+            return Ok(());
+        }
         let width = panel_width::<W::Acc>();
         let panel_len = self.in_features * width;
         for row in 0..self.in_features {
@@ -351,7 +403,7 @@ impl<'a, W: Float> PackedLinear<'a, W> {
 /// let mut out = [0.0_f32; 3];
 /// layer.forward(&[1.0, 2.0], Residual::None, &mut out)?;
 /// assert_eq!(out, [1.5, 2.5, 0.0]);
-/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// # Ok::<(), polyglot_bridge::Error>(())
 /// ```
 pub const fn pack_constant<W: Float, const K: usize, const N: usize, const LEN: usize>(
     weight: &[[W; N]; K],

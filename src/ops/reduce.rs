@@ -43,9 +43,10 @@ fn square_sum<T: Float>(x: Matrix<'_, T>) -> f64 {
     // Rows apart: each for itself, and their sums like the parts of one.
     let mut sums = [0.0; PARTS];
     let group = x.rows().div_ceil(PARTS).max(1);
-    fill(&mut sums, group * x.cols(), |part| {
+    fill(&mut sums, group.saturating_mul(x.cols()), |part| {
         let mut tree = Tree::new();
-        for row in (part * group)..((part + 1) * group).min(x.rows()) {
+        let start = part.saturating_mul(group);
+        for row in start..start.saturating_add(group).min(x.rows()) {
             let mut buffer = [T::ZERO; 256];
             let mut start = 0;
             while start < x.cols() {

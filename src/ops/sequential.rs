@@ -6,8 +6,9 @@ use std::boxed::Box;
 use std::sync::Mutex;
 use std::vec::Vec;
 
-use crate::error::ShapeError;
+use crate::error::{Error, NoMemory, ShapeError};
 use crate::float::Float;
+use crate::gemm::driver::most_room;
 use crate::gemm::problem::{Residual, nanoseconds};
 use crate::math::activation::Activation;
 use crate::ops::activation::activate;
@@ -16,6 +17,7 @@ use crate::ops::packed_linear::PackedLinear;
 use crate::ops::softmax::{log_softmax, softmax};
 use crate::parallel;
 use crate::view::{Matrix, MatrixMut};
+use crate::workspace::Reserved;
 
 /// Something that turns each row into a row, whatever the other rows are: what a [`Sequential`] is made of.
 pub trait Layer<T: Float>: Send + Sync {
@@ -29,8 +31,16 @@ pub trait Layer<T: Float>: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`ShapeError`] where the shapes do not fit.
-    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), ShapeError>;
+    /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no memory for it.
+    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), Error>;
+
+    /// How many bytes of memory [`run`](Layer::run) takes at most, beside x and out, on the thread that calls it, for so many
+    /// rows: what the functions of this crate that it calls lay out there. A [`Sequential`] sees to them before it writes the
+    /// first row; a layer that takes more may leave some rows written where it fails. 0 unless a layer says otherwise.
+    fn workspace(&self, rows: usize, in_features: usize) -> usize {
+        let _ = (rows, in_features);
+        0
+    }
 }
 
 impl<W: Float> Layer<W> for PackedLinear<'_, W> {
@@ -42,8 +52,12 @@ impl<W: Float> Layer<W> for PackedLinear<'_, W> {
         PackedLinear::out_features(self)
     }
 
-    fn run(&self, x: Matrix<'_, W>, out: MatrixMut<'_, W>) -> Result<(), ShapeError> {
+    fn run(&self, x: Matrix<'_, W>, out: MatrixMut<'_, W>) -> Result<(), Error> {
         self.forward(x, Residual::None, out)
+    }
+
+    fn workspace(&self, rows: usize, _: usize) -> usize {
+        most_room::<W::Acc>((rows, PackedLinear::in_features(self), PackedLinear::out_features(self)))
     }
 }
 
@@ -60,8 +74,12 @@ impl<W: Float> Layer<W::Acc> for Wide<PackedLinear<'_, W>> {
         self.0.out_features()
     }
 
-    fn run(&self, x: Matrix<'_, W::Acc>, out: MatrixMut<'_, W::Acc>) -> Result<(), ShapeError> {
+    fn run(&self, x: Matrix<'_, W::Acc>, out: MatrixMut<'_, W::Acc>) -> Result<(), Error> {
         self.0.forward_wide(x, Residual::None, out)
+    }
+
+    fn workspace(&self, rows: usize, in_features: usize) -> usize {
+        Layer::workspace(&self.0, rows, in_features)
     }
 }
 
@@ -106,14 +124,15 @@ impl<T: Float> Layer<T> for RowOperation<T> {
         in_features
     }
 
-    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
-        match self {
+    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), Error> {
+        let done = match self {
             Self::Softmax => softmax(x, out),
             Self::LogSoftmax => log_softmax(x, out),
             Self::LayerNorm { weight, bias, eps } => layer_norm(x, weight.as_deref(), bias.as_deref(), *eps, out),
             Self::RmsNorm { weight, eps } => rms_norm(x, weight.as_deref(), *eps, out),
             Self::Activation(activation) => activate(*activation, x, out),
-        }
+        };
+        Ok(done?)
     }
 }
 
@@ -130,7 +149,7 @@ impl<T: Float> Layer<T> for RowOperation<T> {
 /// let mut out = [0.0; 2];
 /// network.forward(Matrix::new(&[0.0], 1, 1)?, MatrixMut::new(&mut out, 1, 2)?)?;
 /// assert_eq!(out, [0.5, 0.5]);
-/// # Ok::<(), polyglot_bridge::ShapeError>(())
+/// # Ok::<(), polyglot_bridge::Error>(())
 /// ```
 pub struct Sequential<'a, T: Float> {
     layers: Vec<Box<dyn Layer<T> + 'a>>,
@@ -171,16 +190,18 @@ impl<'a, T: Float> Sequential<'a, T> {
     ///
     /// # Errors
     ///
-    /// [`ShapeError`] where a layer does not take what it gets, or `out` has another shape; `out` is then as it was.
-    pub fn forward<'x>(&self, x: impl Into<Matrix<'x, T>>, out: impl Into<MatrixMut<'x, T>>) -> Result<(), ShapeError> {
+    /// [`Error::Shape`] where a layer does not take what it gets, or `out` has another shape, and [`Error::OutOfMemory`] where
+    /// there is no room for what layers leave to each other; `out` is then as it was.
+    pub fn forward<'x>(&self, x: impl Into<Matrix<'x, T>>, out: impl Into<MatrixMut<'x, T>>) -> Result<(), Error> {
         let (x, out) = (x.into(), out.into());
         let (rows, in_features) = x.shape();
         ShapeError::check("Sequential", "out", out.shape(), (rows, self.out_features(in_features)?))?;
         let (mut features, mut widest, mut work) = (in_features, 0, 0_usize);
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             let next = layer.out_features(features);
             work = work.saturating_add(features.saturating_mul(next));
-            widest = widest.max(next);
+            // The last one writes where the caller wants it.
+            widest = widest.max(if index + 1 < self.layers.len() { next } else { 0 });
             features = next;
         }
         if rows == 0 || features == 0 {
@@ -188,38 +209,45 @@ impl<'a, T: Float> Sequential<'a, T> {
         }
         let cost = nanoseconds::<T::Acc>(work.saturating_mul(BLOCK_ROWS));
         let failed = Mutex::new(None);
-        parallel::for_each_tile(out, (BLOCK_ROWS, features), cost, |rows, _, out| {
-            let buffer = self.buffers.lock().ok().and_then(|mut buffers| buffers.pop());
-            let mut buffer = buffer.unwrap_or_default();
-            let result = self.run_block(x.block(rows, 0..in_features), widest, &mut buffer, out);
-            if let (Err(error), Ok(mut failed)) = (result, failed.lock()) {
-                *failed = Some(error);
-            }
-            if let Ok(mut buffers) = self.buffers.lock() {
-                buffers.push(buffer);
-            }
-        });
+        let prepare = || {
+            // In a single block each layer has what it needs before it writes.
+            let reserved = if rows > BLOCK_ROWS { Some(Reserved::new(self.workspace(in_features))?) } else { None };
+            Prepared::new(&self.buffers, reserved, rows.min(BLOCK_ROWS).saturating_mul(widest))
+        };
+        parallel::for_each_tile_with(
+            out,
+            (BLOCK_ROWS, features),
+            cost,
+            &mut prepare()?,
+            || prepare().ok(),
+            |prepared, rows, _, out| {
+                let result = self.run_block(x.block(rows, 0..in_features), &mut prepared.buffer, out);
+                if let (Err(error), Ok(mut failed)) = (result, failed.lock()) {
+                    *failed = Some(error);
+                }
+            },
+        );
         match failed.into_inner() {
             Ok(Some(error)) => Err(error),
             _ => Ok(()),
         }
     }
 
-    fn run_block(
-        &self,
-        x: Matrix<'_, T>,
-        widest: usize,
-        buffer: &mut Vec<T>,
-        mut out: MatrixMut<'_, T>,
-    ) -> Result<(), ShapeError> {
-        let rows = x.rows();
-        let room = rows * widest;
-        if buffer.len() < 2 * room {
-            buffer.resize(2 * room, T::ZERO);
+    /// The most bytes of memory that a layer takes for a block.
+    fn workspace(&self, in_features: usize) -> usize {
+        let (mut bytes, mut features) = (0, in_features);
+        for layer in &self.layers {
+            bytes = bytes.max(layer.workspace(BLOCK_ROWS, features));
+            features = layer.out_features(features);
         }
-        let (mut source, mut target) = buffer.split_at_mut(room);
+        bytes
+    }
+
+    fn run_block(&self, x: Matrix<'_, T>, buffer: &mut [T], mut out: MatrixMut<'_, T>) -> Result<(), Error> {
+        let rows = x.rows();
+        let (mut source, mut target) = buffer.split_at_mut(buffer.len() / 2);
         let Some((last, layers)) = self.layers.split_last() else {
-            return activate(Activation::None, x, out);
+            return Ok(activate(Activation::None, x, out)?);
         };
         let mut features = x.cols();
         for (index, layer) in layers.iter().enumerate() {
@@ -231,5 +259,44 @@ impl<'a, T: Float> Sequential<'a, T> {
         }
         let input = if layers.is_empty() { x } else { Matrix::new(source, rows, features)? };
         last.run(input, out.reborrow())
+    }
+}
+
+/// What a thread has before it begins with a block.
+struct Prepared<'s, T> {
+    /// Room for what one layer leaves to the next, twice; goes back where it came from.
+    buffer: Vec<T>,
+    buffers: &'s Mutex<Vec<Vec<T>>>,
+    /// The memory of the layers.
+    #[allow(dead_code, reason = "a promise that ends when this is dropped")]
+    reserved: Option<Reserved>,
+}
+
+impl<'s, T: Float> Prepared<'s, T> {
+    /// With room for twice so many numbers.
+    fn new(buffers: &'s Mutex<Vec<Vec<T>>>, reserved: Option<Reserved>, numbers: usize) -> Result<Self, NoMemory> {
+        let buffer = buffers.lock().ok().and_then(|mut buffers| buffers.pop()).unwrap_or_default();
+        let mut prepared = Self { buffer, buffers, reserved };
+        let buffer = &mut prepared.buffer;
+        let needed = numbers.saturating_mul(2);
+        if buffer.len() < needed {
+            // What it holds is of no use.
+            *buffer = Vec::new();
+            let bytes = needed.saturating_mul(size_of::<T>());
+            buffer.try_reserve_exact(needed).map_err(|_| NoMemory { bytes })?;
+            buffer.resize(needed, T::ZERO);
+        }
+        Ok(prepared)
+    }
+}
+
+impl<T> Drop for Prepared<'_, T> {
+    fn drop(&mut self) {
+        if let Ok(mut buffers) = self.buffers.lock()
+            && !self.buffer.is_empty()
+            && buffers.try_reserve(1).is_ok()
+        {
+            buffers.push(core::mem::take(&mut self.buffer));
+        }
     }
 }

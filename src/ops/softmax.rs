@@ -10,6 +10,7 @@ use crate::math::{self, Constants as _, Several};
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, Scratch};
+use crate::workspace::Workspace;
 
 /// What one element costs on one core, in nanoseconds.
 const COST: f32 = 0.6;
@@ -118,12 +119,21 @@ kernel!(LogSoftmaxRows<T>(io: InOutMatrix<'a, T>) = log_softmax_rows);
 
 fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
     let level = simd::level();
-    parallel::for_each_rows(io, COST, |_, mut block| {
-        dispatch!(level, simd => {
-            let mut scratch = Scratch::new();
-            block.for_each_row(#[inline(always)] |_, row| softmax_row(simd, row, &mut scratch));
-        });
-    });
+    let (bytes, _) = io.scratch();
+    // Where it is missing the results are the same, and take longer.
+    let workspace = || if bytes > 0 { Workspace::hold(bytes).ok() } else { None };
+    parallel::for_each_rows_with(
+        io,
+        COST,
+        &mut workspace(),
+        || Some(workspace()),
+        |workspace, _, mut block| {
+            let mut scratch = Scratch::new(workspace.as_mut().map_or(&mut [], Workspace::lines));
+            dispatch!(level, simd => {
+                block.for_each_row(#[inline(always)] |_, row| softmax_row(simd, row, &mut scratch));
+            });
+        },
+    );
 }
 
 fn log_softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
@@ -134,7 +144,7 @@ fn log_softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
 }
 
 #[inline(always)]
-fn softmax_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, scratch: &mut Scratch<T::Acc>) {
+fn softmax_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, scratch: &mut Scratch<'_, T::Acc>) {
     let one = T::Acc::from_f64(1.0);
     let max = max::<S, T>(simd, row.row());
     match scratch.between(row) {

@@ -30,6 +30,29 @@ pub use count::{ThreadSource, num_threads, thread_source, with_threads};
 /// out of this call, on the calling thread.
 #[inline]
 pub(crate) fn for_each_block(count: usize, align: usize, cost: f32, body: impl Fn(Range<usize>) + Sync) {
+    for_each_block_with(
+        count,
+        align,
+        cost,
+        &mut (),
+        || Some(()),
+        #[inline(always)]
+        |(), range| body(range),
+    );
+}
+
+/// [`for_each_block`] where `body` needs something that each thread has for itself, as memory to work in: `own` on the
+/// calling thread; a thread that comes to help asks `theirs` before it claims a range, and leaves where it gets nothing.
+/// So no range is left half done, whatever threads do not get.
+#[inline]
+pub(crate) fn for_each_block_with<W>(
+    count: usize,
+    align: usize,
+    cost: f32,
+    own: &mut W,
+    theirs: impl Fn() -> Option<W> + Sync,
+    body: impl Fn(&mut W, Range<usize>) + Sync,
+) {
     #[cfg(all(feature = "parallel", not(target_family = "wasm")))]
     if let Some(split) = split::Split::new(count, align, cost) {
         #[cfg(feature = "python")]
@@ -38,29 +61,53 @@ pub(crate) fn for_each_block(count: usize, align: usize, cost: f32, body: impl F
             threads: num_threads().min(split.blocks),
             nanoseconds: split.cost,
         });
-        return pool::run(split, &body);
+        return pool::run(split, &mut |range| body(own, range), &|claim| {
+            let Some(mut own) = theirs() else { return };
+            while let Some(range) = claim() {
+                body(&mut own, range);
+            }
+        });
     }
     #[cfg(not(all(feature = "parallel", not(target_family = "wasm"))))]
-    let _ = (align, cost);
+    let _ = (align, cost, theirs);
     if count > 0 {
-        body(0..count);
+        body(own, 0..count);
     }
 }
 
 /// Runs `body` on blocks of the rows of `io`. `cost` is what one element takes, in nanoseconds.
 #[inline]
 pub(crate) fn for_each_rows<T: Float>(
-    mut io: InOutMatrix<'_, T>,
+    io: InOutMatrix<'_, T>,
     cost: f32,
     body: impl Fn(Range<usize>, InOutMatrix<'_, T>) + Sync,
+) {
+    for_each_rows_with(
+        io,
+        cost,
+        &mut (),
+        || Some(()),
+        #[inline(always)]
+        |(), rows, block| body(rows, block),
+    );
+}
+
+/// [`for_each_rows`] where `body` needs something that each thread has for itself: see [`for_each_block_with`].
+#[inline]
+pub(crate) fn for_each_rows_with<T: Float, W>(
+    mut io: InOutMatrix<'_, T>,
+    cost: f32,
+    own: &mut W,
+    theirs: impl Fn() -> Option<W> + Sync,
+    body: impl Fn(&mut W, Range<usize>, InOutMatrix<'_, T>) + Sync,
 ) {
     let (rows, cols) = io.shape();
     // Rows of nothing may be more than anyone can count.
     let rows = if cols == 0 { 0 } else { rows };
     let shared = io.share();
-    for_each_block(rows, 1, cost * cols as f32, |rows| {
-        // SAFETY: the ranges of one `for_each_block` do not overlap.
-        body(rows.clone(), unsafe { shared.block(rows, 0..cols) });
+    for_each_block_with(rows, 1, cost * cols as f32, own, theirs, |own, rows| {
+        // SAFETY: the ranges of one `for_each_block_with` do not overlap.
+        body(own, rows.clone(), unsafe { shared.block(rows, 0..cols) });
     });
 }
 
@@ -82,21 +129,42 @@ pub(crate) fn for_each_elements<T: Float>(
         body(0..1, cols.clone(), unsafe { shared.block(0..1, cols) });
     });
 }
+
 /// Runs `body` on tiles of `out`, as `tiling` has them; it is told their rows and columns. `cost` is what one whole tile takes,
 /// in nanoseconds.
 pub(crate) fn for_each_tile<T: Float>(
-    mut out: MatrixMut<'_, T>,
+    out: MatrixMut<'_, T>,
     tiling: impl Into<Tiling>,
     cost: f32,
     body: impl Fn(Range<usize>, Range<usize>, MatrixMut<'_, T>) + Sync,
 ) {
+    for_each_tile_with(
+        out,
+        tiling,
+        cost,
+        &mut (),
+        || Some(()),
+        #[inline(always)]
+        |(), rows, cols, out| body(rows, cols, out),
+    );
+}
+
+/// [`for_each_tile`] where `body` needs something that each thread has for itself: see [`for_each_block_with`].
+pub(crate) fn for_each_tile_with<T: Float, W>(
+    mut out: MatrixMut<'_, T>,
+    tiling: impl Into<Tiling>,
+    cost: f32,
+    own: &mut W,
+    theirs: impl Fn() -> Option<W> + Sync,
+    body: impl Fn(&mut W, Range<usize>, Range<usize>, MatrixMut<'_, T>) + Sync,
+) {
     let (shape, tiling) = (out.shape(), tiling.into());
     let shared = out.share();
-    for_each_block(tiling.count(shape), 1, cost, |tiles| {
+    for_each_block_with(tiling.count(shape), 1, cost, own, theirs, |own, tiles| {
         for tile in tiles {
             let (rows, cols) = tiling.tile(shape, tile);
-            // SAFETY: different tiles do not overlap, and each is in one range of one `for_each_block`.
-            body(rows.clone(), cols.clone(), unsafe { shared.block(rows, cols) });
+            // SAFETY: different tiles do not overlap, and each is in one range of one `for_each_block_with`.
+            body(own, rows.clone(), cols.clone(), unsafe { shared.block(rows, cols) });
         }
     });
 }
@@ -117,7 +185,8 @@ impl From<(usize, usize)> for Tiling {
 }
 
 impl Tiling {
-    fn across(&self, cols: usize) -> usize {
+    /// How many tiles lie side by side.
+    pub(crate) fn across(&self, cols: usize) -> usize {
         cols.div_ceil(self.size.1.max(1)).max(1)
     }
 

@@ -12,12 +12,14 @@
 //! a thread takes the caller 9 to 19 there, which is why it is not done for less work than that.
 //!
 //! Nothing but speed hangs on workers: with none of them alive (they could not be started, or this is a forked child)
-//! a call does all its blocks itself.
+//! a call does all its blocks itself. Where workers are awake a call allocates nothing here; what starting them takes is
+//! std's.
 
 use core::any::Any;
 use core::cell::{Cell, UnsafeCell};
+use core::fmt::Write;
 use core::hint::spin_loop;
-use core::mem;
+use core::mem::{self, ManuallyDrop};
 use core::ops::Range;
 use core::panic::AssertUnwindSafe;
 use core::ptr;
@@ -26,9 +28,11 @@ use core::time::Duration;
 use std::boxed::Box;
 use std::panic::{catch_unwind, resume_unwind};
 use std::process;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::string::String;
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Instant;
+use std::vec::Vec;
 
 use super::count::{self, MOST_THREADS};
 use super::split::Split;
@@ -59,23 +63,28 @@ std::thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-type Body<'a> = &'a (dyn Fn(Range<usize>) + Sync);
+/// What the caller does to a block.
+type Own<'a> = &'a mut dyn FnMut(Range<usize>);
+/// What a worker does, given what claims the next block for it.
+type Help<'a> = &'a (dyn Fn(&mut dyn FnMut() -> Option<Range<usize>>) + Sync);
 type Panic = Box<dyn Any + Send>;
 
-/// Runs `body` on each block, on this thread and those that come to help.
-pub(super) fn run(split: Split, body: Body<'_>) {
+/// Runs `own` or `help` on each block, on this thread and on those that come to help.
+pub(super) fn run(split: Split, own: Own<'_>, help: Help<'_>) {
     let (threads, _) = count::in_force();
     let threads = threads.min(split.blocks);
     if threads > 1 && !INSIDE.replace(true) {
         let _outside = Outside;
-        return Pool::current(threads).run(split, threads, body);
+        if let Some(pool) = Pool::current(threads) {
+            return pool.run(split, threads, own, help);
+        }
     }
-    run_alone(split, body);
+    run_alone(split, own);
 }
 
-fn run_alone(split: Split, body: Body<'_>) {
+fn run_alone(split: Split, own: Own<'_>) {
     for index in 0..split.blocks {
-        body(split.range(index));
+        own(split.range(index));
     }
 }
 
@@ -121,7 +130,7 @@ mod gate {
 struct Job {
     split: Split,
     /// Borrowed by the caller, who does not return while someone is inside.
-    body: Body<'static>,
+    help: Help<'static>,
 }
 
 /// A place where one caller at a time offers blocks. It lives as long as the process, so that a late worker may look
@@ -136,13 +145,15 @@ struct Door {
     to_wake: AtomicUsize,
     /// Written by the caller while the door is closed and nobody inside; read by those inside.
     job: UnsafeCell<Option<Job>>,
-    /// Written by the caller before it sets `AWAITED`; read by the last one inside after it saw that.
-    caller: UnsafeCell<Option<Thread>>,
+    /// Where a caller that set `AWAITED` sleeps until the last one inside leaves. Not by its thread's name: a thread that std
+    /// did not start would allocate one, and one that ends has none.
+    leaving: Mutex<()>,
+    left: Condvar,
     /// The first panic of a worker.
     panic: Mutex<Option<Panic>>,
 }
 
-// SAFETY: `job` and `caller` are written and read in turn only, see there; the rest is `Sync`.
+// SAFETY: `job` is written and read in turn only, see there; the rest is `Sync`.
 unsafe impl Sync for Door {}
 
 impl Door {
@@ -152,7 +163,8 @@ impl Door {
             claims: AtomicU64::new(0),
             to_wake: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
-            caller: UnsafeCell::new(None),
+            leaving: Mutex::new(()),
+            left: Condvar::new(),
             panic: Mutex::new(None),
         }
     }
@@ -161,12 +173,12 @@ impl Door {
     ///
     /// # Safety
     ///
-    /// The door is closed, nobody is inside, and the caller owns it. It must drop the result before `body` ends.
-    unsafe fn open(&self, split: Split, threads: usize, cores: usize, body: Body<'_>) -> Opened<'_> {
-        // SAFETY: only the lifetime changes. Who reads `body` is inside, and `Opened` waits for those.
-        let body = unsafe { mem::transmute::<Body<'_>, Body<'static>>(body) };
+    /// The door is closed, nobody is inside, and the caller owns it. It must drop the result before `help` ends.
+    unsafe fn open(&self, split: Split, threads: usize, cores: usize, help: Help<'_>) -> Opened<'_> {
+        // SAFETY: only the lifetime changes. Who reads `help` is inside, and `Opened` waits for those.
+        let help = unsafe { mem::transmute::<Help<'_>, Help<'static>>(help) };
         // SAFETY: nobody else is inside, and nobody comes in before the store below.
-        unsafe { *self.job.get() = Some(Job { split, body }) };
+        unsafe { *self.job.get() = Some(Job { split, help }) };
         self.claims.store(0, Ordering::Relaxed);
         self.state.store(gate::open(threads - 1), Ordering::Release);
         Opened {
@@ -249,14 +261,13 @@ impl Opened<'_> {
                 return;
             }
         }
-        // SAFETY: the one who reads it does so after the bit is set, below.
-        unsafe { *self.door.caller.get() = Some(thread::current()) };
-        // Release: the line above. Acquire: what those who left wrote.
-        if gate::inside(state.fetch_or(gate::AWAITED, Ordering::AcqRel)) == 0 {
+        let mut leaving = self.door.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        // Acquire: what those who left wrote.
+        if gate::inside(state.fetch_or(gate::AWAITED, Ordering::Acquire)) == 0 {
             return;
         }
         while state.load(Ordering::Acquire) != 0 {
-            thread::park();
+            leaving = self.door.left.wait(leaving).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -275,16 +286,13 @@ impl Inside<'_> {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        // Release: what this worker did. Acquire: the caller's name.
+        // Release: what this worker did. Acquire: what others did who left before, for the caller to see.
         let state = self.0.state.fetch_sub(1, Ordering::AcqRel);
         if state & gate::AWAITED != 0 && gate::inside(state) == 1 {
-            // SAFETY: written before AWAITED was set; the caller waits until the state is 0.
-            let caller = unsafe { (*self.0.caller.get()).take() };
+            // The caller sleeps, or is about to with this lock in its hands.
+            let _leaving = self.0.leaving.lock().unwrap_or_else(PoisonError::into_inner);
             self.0.state.store(0, Ordering::Release);
-            // The caller and its door may be gone by now; its name is not.
-            if let Some(caller) = caller {
-                caller.unpark();
-            }
+            self.0.left.notify_one();
         }
     }
 }
@@ -330,31 +338,34 @@ struct Pool {
 static POOL: AtomicPtr<Pool> = AtomicPtr::new(ptr::null_mut());
 
 impl Pool {
-    /// The pool, with workers for `threads` threads if they can be had.
-    fn current(threads: usize) -> &'static Self {
-        // SAFETY: null or a leaked box.
+    /// The pool, with workers for `threads` threads if they can be had. `None` where there is no memory for one.
+    fn current(threads: usize) -> Option<&'static Self> {
+        // SAFETY: null or leaked.
         let pool = match unsafe { POOL.load(Ordering::Acquire).as_ref() } {
-            None => Self::renew(ptr::null_mut()),
+            None => Self::renew(ptr::null_mut())?,
             Some(pool) => pool,
         };
         if pool.started.load(Ordering::Relaxed) + 1 < threads {
-            return pool.of_this_process().start(threads - 1);
+            return Some(pool.of_this_process()?.start(threads - 1));
         }
-        pool
+        Some(pool)
     }
 
     /// This pool, or a new one where this process was forked from the one it belongs to.
-    fn of_this_process(&'static self) -> &'static Self {
-        if process::id() == self.process { self } else { Self::renew(ptr::from_ref(self).cast_mut()) }
+    fn of_this_process(&'static self) -> Option<&'static Self> {
+        if process::id() == self.process { Some(self) } else { Self::renew(ptr::from_ref(self).cast_mut()) }
     }
 
-    /// Puts a new pool in the place of `old`, unless someone has already.
+    /// Puts a new pool in the place of `old`, unless someone has already. `None` where there is no memory for one.
     #[cold]
-    fn renew(old: *mut Self) -> &'static Self {
+    fn renew(old: *mut Self) -> Option<&'static Self> {
         if !old.is_null() {
             count::forget_default();
         }
-        let new = Box::into_raw(Box::new(Self {
+        // A box would end the process where memory is short.
+        let mut room = Vec::new();
+        room.try_reserve_exact(1).ok()?;
+        room.push(Self {
             process: process::id(),
             cores: count::cores(),
             taken: AtomicU64::new(0),
@@ -368,17 +379,19 @@ impl Pool {
             starting: Mutex::new(()),
             workers: [const { OnceLock::new() }; MOST_THREADS],
             doors: [const { Door::new() }; DOORS],
-        }));
-        match POOL.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
-            // SAFETY: made above, and leaked.
-            Ok(_) => unsafe { &*new },
+        });
+        let mut room = ManuallyDrop::new(room);
+        let new = room.as_mut_ptr();
+        let pool = match POOL.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => new,
             Err(other) => {
-                // SAFETY: made above, and nobody else has seen it.
-                drop(unsafe { Box::from_raw(new) });
-                // SAFETY: what is in POOL was leaked.
-                unsafe { &*other }
+                // Nobody has seen it.
+                drop(ManuallyDrop::into_inner(room));
+                other
             }
-        }
+        };
+        // SAFETY: what is in POOL is never freed.
+        Some(unsafe { &*pool })
     }
 
     /// Starts workers until there are `workers`. Does without those that the system refuses.
@@ -387,7 +400,10 @@ impl Pool {
         // Someone else is at it: do without for now.
         let Ok(_guard) = self.starting.try_lock() else { return self };
         for index in self.started.load(Ordering::Relaxed)..workers.min(MOST_THREADS) {
-            let name = std::format!("polyglot-{}", index + 1);
+            let mut name = String::new();
+            if name.try_reserve_exact("polyglot-256".len()).is_ok() {
+                let _ = write!(name, "polyglot-{}", index + 1);
+            }
             // Awake from birth, so that nobody wakes it.
             self.awake.fetch_add(1, Ordering::Relaxed);
             if thread::Builder::new().name(name).spawn(move || self.work(index)).is_err() {
@@ -460,7 +476,7 @@ impl Pool {
     fn help(&self, index: usize, inside: Inside<'_>) -> Core {
         let door = inside.0;
         let (job, threads) = inside.job();
-        let Some(Job { split, body }) = job else { return Core::Scarce };
+        let Some(Job { split, help }) = job else { return Core::Scarce };
         let front = || door.claims.load(Ordering::Relaxed) as u32;
         self.active.fetch_add(1, Ordering::Relaxed);
         for _ in 0..WAKES {
@@ -472,10 +488,11 @@ impl Pool {
         let before = front();
         let mut own = 0;
         let result = catch_unwind(AssertUnwindSafe(|| {
-            while let Some(block) = door.claim_back(split.blocks) {
-                body(split.range(block));
+            help(&mut || {
+                let block = door.claim_back(split.blocks)?;
                 own += 1;
-            }
+                Some(split.range(block))
+            });
         }));
         if let Err(panic) = result {
             door.give_up(split.blocks);
@@ -519,19 +536,19 @@ impl Pool {
     }
 
     /// Runs all blocks, with the help of at most `threads - 1` workers.
-    fn run(&'static self, split: Split, threads: usize, body: Body<'_>) {
-        let Some(owned) = self.take_door() else { return run_alone(split, body) };
+    fn run(&'static self, split: Split, threads: usize, own: Own<'_>, help: Help<'_>) {
+        let Some(owned) = self.take_door() else { return run_alone(split, own) };
         let door = &self.doors[owned.index];
-        // SAFETY: the door is ours, and `opened` goes before `body`.
-        let opened = unsafe { door.open(split, threads, self.cores, body) };
+        // SAFETY: the door is ours, and `opened` goes before `help`.
+        let opened = unsafe { door.open(split, threads, self.cores, help) };
         let wakes = self.offer(owned.index, split.cost, threads);
-        let mut own = 0;
+        let mut done = 0;
         while let Some(block) = door.claim_front(split.blocks) {
-            body(split.range(block));
-            own += 1;
+            own(split.range(block));
+            done += 1;
         }
         drop(opened);
-        self.learn(split.cost, split.cost * (split.blocks - own) as u64 / split.blocks as u64, wakes);
+        self.learn(split.cost, split.cost * (split.blocks - done) as u64 / split.blocks as u64, wakes);
         let panic = door.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(owned);
         if let Some(panic) = panic {
@@ -571,7 +588,7 @@ impl Pool {
         }
         self.unaided.store(0, Ordering::Relaxed);
         // Threads do not survive a fork. This call does without; the next one has a new pool.
-        if !ptr::eq(self.of_this_process(), self) {
+        if !self.of_this_process().is_some_and(|pool| ptr::eq(pool, self)) {
             return None;
         }
         let start = Instant::now();

@@ -10,7 +10,7 @@ use super::errors::{value_error, wrong_shape};
 use super::ndarray::NdArray;
 use super::same_shape::{Arrays, Inputs, Operation, run};
 use super::take::{MaskArray, slots, take_all, take_mask};
-use crate::error::ShapeError;
+use crate::error::Error;
 use crate::float::Compute;
 use crate::math::activation::Activation;
 use crate::ops::dropout_add::Mask;
@@ -89,13 +89,13 @@ impl Operation for Activation {
     }
 
     #[inline]
-    fn run<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
-        crate::activate(*self, inputs.x::<T>(), out)
+    fn run<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), Error> {
+        Ok(crate::activate(*self, inputs.x::<T>(), out)?)
     }
 
     #[inline]
-    fn run_in_place<T: Element>(&self, _: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
-        crate::activate_in_place(*self, out)
+    fn run_in_place<T: Element>(&self, _: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), Error> {
+        Ok(crate::activate_in_place(*self, out)?)
     }
 }
 
@@ -109,13 +109,13 @@ impl Operation for Scale {
     }
 
     #[inline]
-    fn run<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
-        crate::scale(inputs.x::<T>(), T::Acc::from_f64(self.factor), out)
+    fn run<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), Error> {
+        Ok(crate::scale(inputs.x::<T>(), T::Acc::from_f64(self.factor), out)?)
     }
 
     #[inline]
-    fn run_in_place<T: Element>(&self, _: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
-        crate::scale_in_place(out, T::Acc::from_f64(self.factor))
+    fn run_in_place<T: Element>(&self, _: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), Error> {
+        Ok(crate::scale_in_place(out, T::Acc::from_f64(self.factor))?)
     }
 }
 
@@ -140,15 +140,15 @@ impl Operation for DropoutAdd {
     }
 
     #[inline]
-    fn run<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
+    fn run<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), Error> {
         let scale = T::Acc::from_f64(self.scale);
-        crate::dropout_add(inputs.x::<T>(), inputs.residual::<T>(), self.mask::<T>(inputs), scale, out)
+        Ok(crate::dropout_add(inputs.x::<T>(), inputs.residual::<T>(), self.mask::<T>(inputs), scale, out)?)
     }
 
     #[inline]
-    fn run_in_place<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
+    fn run_in_place<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), Error> {
         let scale = T::Acc::from_f64(self.scale);
-        crate::dropout_add_in_place(out, inputs.residual::<T>(), self.mask::<T>(inputs), scale)
+        Ok(crate::dropout_add_in_place(out, inputs.residual::<T>(), self.mask::<T>(inputs), scale)?)
     }
 }
 

@@ -10,7 +10,7 @@ use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
-use crate::error::ShapeError;
+use crate::error::{Error, ShapeError};
 
 /// A `ValueError` with a message.
 macro_rules! value_error {
@@ -80,6 +80,17 @@ impl fmt::Display for Shape<'_> {
 impl From<ShapeError> for PyErr {
     fn from(error: ShapeError) -> Self {
         value_error!("{error}")
+    }
+}
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Shape(error) => error.into(),
+            Error::OutOfMemory { bytes } => {
+                self::error::<PyMemoryError>(format_args!("no {bytes} bytes to compute in"))
+            }
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use super::out::{Output, Slot};
 use super::strides::Plan;
 use super::take::{Array, Slots, slots, take_all, take_as, take_own};
 use crate::PackedLinear;
-use crate::error::ShapeError;
+use crate::error::Error;
 use crate::gemm::problem::Residual;
 use crate::math::activation::Activation;
 use crate::ops::linear::Epilogue;
@@ -131,7 +131,7 @@ pub(super) fn run<'py, 'l, L, F>(
 ) -> Returned<'py>
 where
     L: Iterator<Item = &'l Linear> + Clone,
-    F: Fn(Rows<'_>) -> Result<(), ShapeError> + Send,
+    F: Fn(Rows<'_>) -> Result<(), Error> + Send,
 {
     let op = call.op;
     let Transform { shape: [k, n], work, weight, bias, layers, apply } = transform;
@@ -345,15 +345,18 @@ trait Packed: Send + Sync + core::fmt::Debug {
     /// The bytes that weight and bias take.
     fn nbytes(&self) -> usize;
 
+    /// See [`crate::Layer::workspace`].
+    fn workspace(&self, rows: usize) -> usize;
+
     fn panels(&self) -> Block<'_>;
 
     fn bias(&self) -> Option<Block<'_>>;
 
     /// Computes rows in the dtype of the weight, or in float32 where that is narrower.
-    fn forward(&self, rows: Rows<'_>) -> Result<(), ShapeError>;
+    fn forward(&self, rows: Rows<'_>) -> Result<(), Error>;
 
     /// Writes the weight as it was before it was packed.
-    fn unpack(&self, out: BlockMut<'_>) -> Result<(), ShapeError>;
+    fn unpack(&self, out: BlockMut<'_>) -> Result<(), Error>;
 }
 
 impl<W: Element<Acc: Element>> Packed for PackedLinear<'static, W> {
@@ -369,6 +372,10 @@ impl<W: Element<Acc: Element>> Packed for PackedLinear<'static, W> {
         self.nbytes()
     }
 
+    fn workspace(&self, rows: usize) -> usize {
+        crate::Layer::workspace(self, rows, self.in_features())
+    }
+
     fn panels(&self) -> Block<'_> {
         Block::from(crate::Matrix::from(self.panels()))
     }
@@ -378,7 +385,7 @@ impl<W: Element<Acc: Element>> Packed for PackedLinear<'static, W> {
     }
 
     #[inline]
-    fn forward(&self, rows: Rows<'_>) -> Result<(), ShapeError> {
+    fn forward(&self, rows: Rows<'_>) -> Result<(), Error> {
         let Rows { dtype, x, added, out, .. } = rows;
         if dtype == W::DTYPE {
             self.forward(x.matrix::<W>(), added.residual::<W>(), out.matrix::<W>())
@@ -387,8 +394,8 @@ impl<W: Element<Acc: Element>> Packed for PackedLinear<'static, W> {
         }
     }
 
-    fn unpack(&self, out: BlockMut<'_>) -> Result<(), ShapeError> {
-        self.unpack(out.matrix::<W>())
+    fn unpack(&self, out: BlockMut<'_>) -> Result<(), Error> {
+        Ok(self.unpack(out.matrix::<W>())?)
     }
 }
 
@@ -506,6 +513,11 @@ impl Linear {
         self.packed.nbytes()
     }
 
+    /// See [`crate::Layer::workspace`].
+    pub(super) fn workspace(&self, rows: usize) -> usize {
+        self.packed.workspace(rows)
+    }
+
     /// The addresses of what a call reads.
     pub(super) fn extents(&self) -> impl Iterator<Item = Range<usize>> {
         [Some(self.packed.panels()), self.packed.bias()].into_iter().flatten().map(|block| block.extent())
@@ -516,7 +528,7 @@ impl Linear {
         &self,
         x: crate::Matrix<'_, T>,
         out: crate::MatrixMut<'_, T>,
-    ) -> Result<(), ShapeError> {
+    ) -> Result<(), Error> {
         let (x, out) = (Block::from(x), BlockMut::from(out));
         self.packed.forward(Rows { dtype: T::DTYPE, x, added: Added::Nothing, weight: None, bias: None, out })
     }
@@ -567,7 +579,7 @@ fn pack<W: Element<Acc: Element>, V: Element<Acc = W::Acc>>(
     weight: Option<Block<'_>>,
     bias: Option<Block<'_>>,
     activation: Activation,
-) -> Result<Box<dyn Packed>, ShapeError> {
+) -> Result<Box<dyn Packed>, Error> {
     let weight = weight.map_or(crate::Matrix::from(&[]), |weight| weight.matrix::<V>());
     PackedLinear::<W>::new(weight, bias.map(|bias| bias.slice::<V>()), activation).map(boxed)
 }
@@ -721,7 +733,7 @@ impl Linear {
     fn bias<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let Some(bias) = self.packed.bias() else { return Ok(None) };
         let dtype = self.dtype.compute();
-        let copy = |out: BlockMut<'_>| for_dtype!(dtype, T => crate::activate(Activation::None, bias.matrix::<T>(), out.matrix::<T>()));
+        let copy = |out: BlockMut<'_>| for_dtype!(dtype, T => Ok(crate::activate(Activation::None, bias.matrix::<T>(), out.matrix::<T>())?));
         self.copied(py, dtype, &[self.shape()[1]], copy).map(Some)
     }
 
@@ -839,7 +851,7 @@ impl Linear {
         py: Python<'py>,
         dtype: Dtype,
         shape: &[npy_intp],
-        write: impl FnOnce(BlockMut<'_>) -> Result<(), ShapeError>,
+        write: impl FnOnce(BlockMut<'_>) -> Result<(), Error>,
     ) -> Returned<'py> {
         const OP: &str = "Linear";
         self.kept.iter().try_for_each(|kept| kept.look_again(py, OP))?;

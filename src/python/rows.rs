@@ -9,7 +9,7 @@ use super::dtype::Element;
 use super::errors::{Shape, value_error, wrong_shape};
 use super::same_shape::{Arrays, Inputs, Operation, run};
 use super::take::{slots, take_all};
-use crate::error::ShapeError;
+use crate::error::Error;
 use crate::float::Compute;
 use crate::view::MatrixMut;
 
@@ -96,17 +96,17 @@ macro_rules! operation {
             }
 
             #[inline]
-            fn run<$T: Element>(&self, $inputs: &Inputs<'_>, out: MatrixMut<'_, $T>) -> Result<(), ShapeError> {
+            fn run<$T: Element>(&self, $inputs: &Inputs<'_>, out: MatrixMut<'_, $T>) -> Result<(), Error> {
                 let $this = self;
                 let _ = $this;
-                $run($inputs.x::<$T>(), $($extra,)* out)
+                $run($inputs.x::<$T>(), $($extra,)* out).map_err(Error::from)
             }
 
             #[inline]
-            fn run_in_place<$T: Element>(&self, $inputs: &Inputs<'_>, out: MatrixMut<'_, $T>) -> Result<(), ShapeError> {
+            fn run_in_place<$T: Element>(&self, $inputs: &Inputs<'_>, out: MatrixMut<'_, $T>) -> Result<(), Error> {
                 let $this = self;
                 let _ = ($this, $inputs);
-                $in_place(out $(, $extra)*)
+                $in_place(out $(, $extra)*).map_err(Error::from)
             }
         }
     };

@@ -9,7 +9,7 @@ use super::ndarray::{Block, BlockMut, NdArray};
 use super::out::{Output, Slot};
 use super::strides::Plan;
 use super::take::Array;
-use crate::error::ShapeError;
+use crate::error::Error;
 use crate::view::{Matrix, MatrixMut};
 
 /// The arrays that an operation reads.
@@ -70,10 +70,10 @@ pub(super) trait Operation: Send + Sync {
     fn cost(&self) -> f32;
 
     /// Computes `out` from the inputs.
-    fn run<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), ShapeError>;
+    fn run<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), Error>;
 
     /// The same where `out` holds x.
-    fn run_in_place<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), ShapeError>;
+    fn run_in_place<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), Error>;
 }
 
 /// Runs an operation. `axis` is the axis along which rows lie, `None` for element-wise operations.
@@ -148,7 +148,7 @@ fn scattered<'py, O: Operation>(
             let inputs = Inputs { x: x.block(first), residual, mask, weight, bias };
             on_block(operation, dtype, &inputs, out.block(target), in_place)?;
         }
-        Ok::<(), ShapeError>(())
+        Ok::<(), Error>(())
     })
 }
 
@@ -173,7 +173,7 @@ fn on_block<O: Operation>(
     inputs: &Inputs<'_>,
     out: BlockMut<'_>,
     in_place: bool,
-) -> Result<(), ShapeError> {
+) -> Result<(), Error> {
     for_dtype!(dtype, T => {
         let out = out.matrix::<T>();
         if in_place { operation.run_in_place(inputs, out) } else { operation.run(inputs, out) }

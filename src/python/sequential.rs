@@ -17,7 +17,7 @@ use super::ndarray::{Block, BlockMut};
 use super::rows::{LayerNorm, LogSoftmax, RmsNorm, Softmax};
 use super::same_shape::{Arrays, run};
 use super::take::{Array, slots, take, take_all, take_as, take_own};
-use crate::error::ShapeError;
+use crate::error::Error;
 use crate::float::Compute;
 use crate::math::activation::Activation;
 use crate::ops::sequential as stack;
@@ -494,18 +494,22 @@ impl<T: Element> stack::Layer<T> for Shared {
         self.0.get().shape()[1].unsigned_abs()
     }
 
-    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), ShapeError> {
+    fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), Error> {
         self.0.get().forward(x, out)
+    }
+
+    fn workspace(&self, rows: usize, _: usize) -> usize {
+        self.0.get().workspace(rows)
     }
 }
 
 /// A stack for rows of some dtype.
 trait Stack: Send + Sync + core::fmt::Debug {
-    fn forward(&self, x: Block<'_>, out: BlockMut<'_>) -> Result<(), ShapeError>;
+    fn forward(&self, x: Block<'_>, out: BlockMut<'_>) -> Result<(), Error>;
 }
 
 impl<T: Element> Stack for stack::Sequential<'static, T> {
-    fn forward(&self, x: Block<'_>, out: BlockMut<'_>) -> Result<(), ShapeError> {
+    fn forward(&self, x: Block<'_>, out: BlockMut<'_>) -> Result<(), Error> {
         self.forward(x.matrix::<T>(), out.matrix::<T>())
     }
 }

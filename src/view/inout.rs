@@ -8,10 +8,10 @@ use core::slice;
 
 use fearless_simd::{Select, Simd, SimdBase};
 
-use super::inlined;
 use super::matrix::{Matrix, MatrixMut, SharedMut};
 use super::row::{Row, ask_ahead, pad};
 use super::tree::Tree;
+use super::{Line, inlined};
 use crate::error::{Shape, ShapeError};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::simd::{self, stores};
@@ -61,6 +61,18 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
             source: self.source.and_then(|source| source.flat()),
             target: MatrixMut { rows: 1, cols: len, row_stride: len, ..self.target },
             ..self
+        }
+    }
+
+    /// The bytes that a [`Scratch`] must be lent for these rows: 0 where none is needed, or where they are too long for one.
+    /// (Whether the rows are rounded without it; else it only saves time.)
+    pub(crate) fn scratch(&self) -> (usize, bool) {
+        let (cols, is_native) = (self.target.cols, TypeId::of::<T>() == TypeId::of::<T::Acc>());
+        let is_long = cols > size_of::<Here<T::Acc>>() / size_of::<T::Acc>();
+        if is_long && cols <= SCRATCH && (self.stream || !is_native) {
+            (cols * size_of::<T::Acc>(), !is_native)
+        } else {
+            (0, false)
         }
     }
 
@@ -518,22 +530,32 @@ impl<T: Float> InOut<'_, T> {
     }
 }
 
-/// Room for one row in the compute type, for kernels whose values between two passes must not be rounded.
+/// Room for one row in the compute type, for kernels whose values between two passes must not be rounded: a few kilobytes
+/// of the stack, and for longer rows what is lent to it.
 #[derive(Debug)]
-pub(crate) struct Scratch<C> {
-    values: [MaybeUninit<C>; SCRATCH],
+pub(crate) struct Scratch<'a, C> {
+    here: Here<C>,
+    lent: &'a mut [Line],
 }
+
+/// The part of [`Scratch`] on the stack, of which callers' threads may have little.
+#[cfg(feature = "std")]
+type Here<C> = (MaybeUninit<[Line; 8192 / size_of::<Line>()]>, PhantomData<C>);
+#[cfg(not(feature = "std"))]
+type Here<C> = (MaybeUninit<[C; SCRATCH]>, PhantomData<C>);
 
 /// A row on its way into its compute type, and on its way back.
 type Between<'a, T> = (InOut<'a, T, <T as Float>::Acc>, InOut<'a, <T as Float>::Acc, T>);
 
-/// The longest row that [`Scratch`] holds: 16 KiB of stack in f32, little on a microcontroller.
+/// The longest row that is kept in the compute type: 16 KiB in f32, little on a microcontroller. Part of what a result's bits
+/// depend on.
 const SCRATCH: usize = if cfg!(feature = "std") { 4096 } else { 64 };
 
-impl<C: Compute> Scratch<C> {
+impl<'a, C: Compute> Scratch<'a, C> {
+    /// With so much memory as [`InOutMatrix::scratch`] asks for, or less.
     #[inline(always)]
-    pub(crate) fn new() -> Self {
-        Self { values: [const { MaybeUninit::uninit() }; SCRATCH] }
+    pub(crate) fn new(lent: &'a mut [Line]) -> Self {
+        Self { here: (MaybeUninit::uninit(), PhantomData), lent }
     }
 
     /// The two halves of a way from a row through the compute type and back into the row, which keeps what lies
@@ -546,9 +568,14 @@ impl<C: Compute> Scratch<C> {
     ) -> Result<Between<'s, T>, InOut<'s, T>> {
         let InOut { source, target, len, stream, lifetime: _ } = row;
         let is_native = TypeId::of::<T>() == TypeId::of::<C>();
-        let fits = len <= SCRATCH;
+        let (start, bytes) = if self.lent.is_empty() {
+            (self.here.0.as_mut_ptr().cast::<C>(), size_of::<Here<C>>())
+        } else {
+            (self.lent.as_mut_ptr().cast(), size_of_val(self.lent))
+        };
+        let fits = len <= SCRATCH && len <= bytes / size_of::<C>();
         let room = if fits && (stream || !is_native) {
-            self.values.as_mut_ptr().cast::<C>()
+            start
         } else if is_native {
             target.cast::<C>()
         } else {

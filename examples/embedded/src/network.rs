@@ -1,7 +1,7 @@
 //! The digit classifier: its weights as constants, its layers and what it makes of an image. Knows neither a host nor a
 //! board; `examples/mlp.rs` runs it on the one, the firmware beside this file on the other.
 
-use polyglot_bridge::{Activation, Epilogue, Float, Matrix, ShapeError, linear, softmax_in_place};
+use polyglot_bridge::{Activation, Epilogue, Error, Float, Matrix, ShapeError, linear, softmax_in_place};
 
 /// float16, little-endian: weight (in, out) and bias of each layer in turn, see digits/README.md.
 static WEIGHTS: [Number; 17226] = decode(include_bytes!("../../digits/weights.f16"));
@@ -58,7 +58,7 @@ impl Layer {
         Ok(Self { weight, bias })
     }
 
-    fn apply(&self, x: &[Number], activation: Activation, out: &mut [Number]) -> Result<(), ShapeError> {
+    fn apply(&self, x: &[Number], activation: Activation, out: &mut [Number]) -> Result<(), Error> {
         linear(x, self.weight, Epilogue::new().bias(self.bias).activation(activation), out)
     }
 }
@@ -81,7 +81,7 @@ impl Classifier {
     }
 
     /// The probability of each class.
-    pub fn classify(&self, pixels: &[u8; 64]) -> Result<[Number; 10], ShapeError> {
+    pub fn classify(&self, pixels: &[u8; 64]) -> Result<[Number; 10], Error> {
         let image = pixels.map(|pixel| Number::from_acc(f32::from(pixel) / 16.0));
         let (mut hidden, mut narrow, mut scores) = ([Number::ZERO; 128], [Number::ZERO; 64], [Number::ZERO; 10]);
         self.first.apply(&image, Activation::Relu, &mut hidden)?;

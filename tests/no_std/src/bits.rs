@@ -2,9 +2,9 @@
 //! at the same CPU level. main.rs prints them, and tests/same_bits.rs of the crate compares them with its own.
 
 use polyglot_bridge::{
-    Activation, AttentionOptions, Compute, Epilogue, Float, Mask, Matrix, MatrixMut, PackedLinear, Residual,
-    ShapeError, activate, add_layer_norm, attention, dropout_add, embedding, l2_normalize, layer_norm, linear,
-    log_softmax, matmul, mean_pool, rms_norm, scale, softmax, sum_of_squares,
+    Activation, AttentionOptions, Compute, Epilogue, Error, Float, Mask, Matrix, MatrixMut, PackedLinear, Residual,
+    activate, add_layer_norm, attention, dropout_add, embedding, l2_normalize, layer_norm, linear, log_softmax, matmul,
+    mean_pool, rms_norm, scale, softmax, sum_of_squares,
 };
 
 /// A prime number of rows' elements: more than a block, and no multiple of a vector.
@@ -51,7 +51,7 @@ pub(crate) fn level() -> u64 {
 }
 
 /// Gives `report` each operation's name and its results' number.
-pub(crate) fn of_operations<T: Float>(mut report: impl FnMut(&str, u64)) -> Result<(), ShapeError> {
+pub(crate) fn of_operations<T: Float>(mut report: impl FnMut(&str, u64)) -> Result<(), Error> {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     let (mut x, mut other, mut weight, mut bias) =
         ([T::ZERO; LEN], [T::ZERO; LEN], [T::ZERO; LEN * OUT], [T::ZERO; OUT]);

@@ -11,7 +11,7 @@ mod bits;
 use core::arch::{asm, naked_asm};
 
 use polyglot_bridge::{
-    Compute, Float, Mask, ShapeError, dropout_add, layer_norm, rms_norm, scale, simd, softmax, sum_of_squares,
+    Compute, Error, Float, Mask, ShapeError, dropout_add, layer_norm, rms_norm, scale, simd, softmax, sum_of_squares,
 };
 
 /// Where the kernel enters: calls [`run`] with the stack aligned as the calling convention asks.
@@ -24,11 +24,11 @@ extern "C" fn _start() -> ! {
 extern "C" fn run() -> ! {
     exit(match checks() {
         Ok(code) => code,
-        Err(_shape) => 100,
+        Err(_) => 100,
     })
 }
 
-fn checks() -> Result<u8, ShapeError> {
+fn checks() -> Result<u8, Error> {
     print_all_bits()?;
     simd::set_level(simd::Level::baseline());
     print_all_bits()?;
@@ -79,7 +79,7 @@ fn operations<T: Float>(first: u8, tolerance: f64) -> Result<u8, ShapeError> {
 }
 
 /// At the level in force.
-fn print_all_bits() -> Result<(), ShapeError> {
+fn print_all_bits() -> Result<(), Error> {
     print_line(&["level"], bits::level());
     print_bits::<f32>("f32 ")?;
     print_bits::<f64>("f64 ")?;
@@ -92,7 +92,7 @@ fn print_all_bits() -> Result<(), ShapeError> {
 }
 
 /// A line for each operation: type, name, and the number of its results in hexadecimal digits.
-fn print_bits<T: Float>(name: &str) -> Result<(), ShapeError> {
+fn print_bits<T: Float>(name: &str) -> Result<(), Error> {
     bits::of_operations::<T>(|operation, bits| print_line(&[name, operation], bits))
 }
 

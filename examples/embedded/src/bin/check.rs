@@ -8,7 +8,7 @@ mod board;
 
 use board::Board;
 use polyglot_bridge::{
-    Activation, Epilogue, Matrix, ShapeError, activate, layer_norm, linear, log_softmax, rms_norm, softmax,
+    Activation, Epilogue, Error, Matrix, ShapeError, activate, layer_norm, linear, log_softmax, rms_norm, softmax,
     softmax_in_place,
 };
 
@@ -65,7 +65,7 @@ fn main() -> ! {
     checks.board.exit(right)
 }
 
-fn run(checks: &mut Checks) -> Result<(), ShapeError> {
+fn run(checks: &mut Checks) -> Result<(), Error> {
     let (mut weight, mut bias, mut x, mut out) = ([0.0; LEN], [0.0; LEN], [0.0; LEN], [0.0; LEN]);
     fill(&mut weight, 1);
     fill(&mut bias, 2);
@@ -167,7 +167,7 @@ fn elements(checks: &mut Checks, x: &[f32], out: &mut [f32]) -> Result<(), Shape
     Ok(())
 }
 
-fn products(checks: &mut Checks) -> Result<(), ShapeError> {
+fn products(checks: &mut Checks) -> Result<(), Error> {
     let (mut x, mut weight, mut out) = ([0.0; 40], [0.0; 40 * 37], [0.0; 37]);
     fill(&mut x, 5);
     fill(&mut weight, 6);

@@ -30,7 +30,7 @@ const fn is(name: &str) -> bool {
     true
 }
 
-fn run() -> Result<(), pb::ShapeError> {
+fn run() -> Result<(), pb::Error> {
     let (x, mut out) = ([1.0_f32; LEN], [0.0_f32; LEN]);
     // No length is known while compiling, or code would be left out that a program needs in general.
     let (x, out, eight) = (black_box(&x[..]), black_box(&mut out[..]), black_box(8));
