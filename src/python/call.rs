@@ -52,6 +52,8 @@ pub(super) struct Call<'py> {
     pub(super) signature: Signature,
     /// Empty where nothing foreign can run.
     seen: Vec<NdArray<'py>>,
+    /// Keep those from being resized, and what they are views of.
+    pins: Pins<'py>,
 }
 
 impl Deref for Call<'_> {
@@ -70,7 +72,7 @@ impl<'py> Call<'py> {
         signature: Signature,
         arguments: [(&'static str, Option<&Bound<'py, PyAny>>); N],
     ) -> PyResult<Self> {
-        let mut call = Self { signature, seen: Vec::new() };
+        let mut call = Self { signature, seen: Vec::new(), pins: Pins::default() };
         if !arguments.iter().all(|(_, object)| object.is_none_or(NdArray::is_inert)) {
             call.look(&arguments)?;
         }
@@ -98,6 +100,7 @@ impl<'py> Call<'py> {
     }
 
     fn look_at(&mut self, name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<()> {
+        self.pins.pin(object)?;
         if let Some(array) = NdArray::any(name, object)? {
             self.seen.try_reserve(1).map_err(|_| out_of_memory())?;
             self.seen.push(array);

@@ -411,31 +411,9 @@ impl<'py> NdArray<'py> {
             || object.is_exact_instance_of::<PyString>()
     }
 
-    /// Keeps this array's memory where it is as long as `hold` lives: NumPy does not resize, even with
-    /// `refcheck=False`, what has a weak reference. Memory belongs to the array or to the arrays that it is a view of.
+    /// See [`Pins::pin`].
     pub(super) fn pin(&self, pins: &mut Pins<'py>) -> PyResult<()> {
-        let mut object = self.object.clone();
-        // A view's base is the owner; what else may stand between them is not many deep.
-        for _ in 0..8 {
-            // SAFETY: alive; the check says whether it is an array.
-            let next = unsafe {
-                if npyffi::PyArray_Check(object.py(), object.as_ptr()) == 0 {
-                    match exporter(&object) {
-                        Some(next) => next,
-                        None => return Ok(()),
-                    }
-                } else if fields(&object).flags & NPY_ARRAY_OWNDATA != 0 {
-                    return pins.add(&object);
-                } else {
-                    match Bound::from_borrowed_ptr_or_opt(object.py(), fields(&object).base) {
-                        Some(base) => base,
-                        None => return Ok(()),
-                    }
-                }
-            };
-            object = next;
-        }
-        Ok(())
+        pins.pin(&self.object)
     }
 }
 
@@ -444,11 +422,32 @@ fn exporter<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     object.cast::<pyo3::types::PyMemoryView>().ok()?.getattr("obj").ok()
 }
 
-/// Weak references that keep NumPy from resizing arrays while a kernel runs without the GIL.
+/// Weak references that keep the memory of arrays where it is, while a kernel runs without the GIL or foreign code runs
+/// within a call: NumPy does not resize, even with `refcheck=False`, what has a weak reference.
 #[derive(Debug, Default)]
 pub(super) struct Pins<'py>(std::vec::Vec<Bound<'py, PyAny>>);
 
 impl<'py> Pins<'py> {
+    /// Pins an object that is an array, or the array whose memory it shows: that of a view belongs to its base.
+    pub(super) fn pin(&mut self, object: &Bound<'py, PyAny>) -> PyResult<()> {
+        let mut object = object.clone();
+        // A view's base is the owner; what else may stand between them is not many deep.
+        for _ in 0..8 {
+            // SAFETY: the object is alive.
+            let next = if unsafe { npyffi::PyArray_Check(object.py(), object.as_ptr()) } == 0 {
+                exporter(&object)
+            } else if fields(&object).flags & NPY_ARRAY_OWNDATA != 0 {
+                return self.add(&object);
+            } else {
+                // SAFETY: an array owns a reference to its base, where it has one.
+                unsafe { Bound::from_borrowed_ptr_or_opt(object.py(), fields(&object).base) }
+            };
+            let Some(next) = next else { return Ok(()) };
+            object = next;
+        }
+        Ok(())
+    }
+
     fn add(&mut self, array: &Bound<'py, PyAny>) -> PyResult<()> {
         self.0.try_reserve(1).map_err(|_| super::errors::out_of_memory())?;
         // SAFETY: arrays can be referred to weakly.

@@ -109,7 +109,8 @@ class Case:
 
     def __init__(self, function, formula, *, one_by_one=False, **arguments):
         self.function, self.formula, self.arguments = function, formula, arguments
-        # Arrays are looked up and taken in one after the other, so that one that comes later may have been changed by then.
+        # Python code takes arrays in one after the other and makes views of them, so a change may come between; what counts is
+        # that the process goes on.
         self.one_by_one = one_by_one
 
     def fresh(self) -> dict[str, Any]:
@@ -624,8 +625,10 @@ class Trial:
     def judge(self, victim: str, change, at: int, usual) -> str | None:
         """What is wrong with the call where the change happens, else None."""
         hook, (error, answer), untouched = self.run(victim, change, at)
-        if hook.changed and (self.how == "garbage collection" or self.case.one_by_one):
-            # It may have come before the array was looked at as well as after.
+        if self.case.one_by_one:
+            return None
+        if hook.changed and self.how == "garbage collection":
+            # It may have come before the call as well as within it.
             before, expected = self.changed_before(victim, change)
             if before is error and (expected == answer if error else _same(expected, answer)):
                 return None

@@ -281,7 +281,8 @@ wide = {}
 for name in names:
     arguments = CASES[name].fresh()
     arrays = {key: value.astype(np.float64) if getattr(value, "dtype", None) == np.float32 else value for key, value in arguments.items()}
-    if "f32" not in name and "call" not in name and "dtype" not in arguments:
+    # A layer takes float32 beside weights of float32, and that is what these cases give it.
+    if not ("f32" in name or "call" in name or "dtype" in arguments or name == "RowOperation"):
         wide[name] = arrays
 ok = []
 def body():
