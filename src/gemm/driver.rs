@@ -259,13 +259,16 @@ fn room_of_blocks<X: Float, W: Float<Acc = X::Acc>>(
 ) -> usize {
     let (k, count) = (x.cols(), tiling.count(shape));
     let across = tiling.across(shape.1);
-    let room = |index: usize| {
-        let (rows, cols) = tiling.tile(shape, index.min(count - 1));
-        let sides = Sides { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
-        BlockRoom::run::<X::Acc>(&sides, (rows.len(), cols.len()), k)
-    };
+    let mut bytes = 0;
     // Those of a row of blocks are alike but for the first and the last, and rows of them but for the last.
-    [0, 1, across - 1].into_iter().flat_map(|index| [index, count - across + index]).map(room).fold(0, usize::max)
+    for first in [0, count - across].into_iter().take(if count > across { 2 } else { 1 }) {
+        for col in (0..across.min(2)).chain((across > 2).then_some(across - 1)) {
+            let (rows, cols) = tiling.tile(shape, first + col);
+            let sides = Sides { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
+            bytes = bytes.max(BlockRoom::run::<X::Acc>(&sides, (rows.len(), cols.len()), k));
+        }
+    }
+    bytes
 }
 
 /// The bytes of the workspace that each block of a product with so many rows, steps and columns takes at most, however its
