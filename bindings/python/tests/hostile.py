@@ -107,11 +107,10 @@ def _dropout_add(x, residual, mask, scale=1.0):
 class Case:
     """A call: `function` takes `arguments` by name, and gives what `formula` gives of all but `out`."""
 
-    # It is Python code that calls others: it may be given an array after the array has changed, or views of one.
-    in_python = False
-
-    def __init__(self, function, formula, **arguments):
+    def __init__(self, function, formula, *, one_by_one=False, **arguments):
         self.function, self.formula, self.arguments = function, formula, arguments
+        # Arrays are looked up and taken in one after the other, so that one that comes later may have been changed by then.
+        self.one_by_one = one_by_one
 
     def fresh(self) -> dict[str, Any]:
         """The arguments once more, arrays with memory of their own, in the order of the originals."""
@@ -165,11 +164,12 @@ def _layers() -> Iterator[tuple[str, Case]]:
     yield "Linear.from_torch", Case(
         lambda weight, bias, **given: pb.Linear.from_torch({"weight": weight, "bias": bias}, **given)(X),
         lambda weight, bias, activation, dtype: _linear(X, weight.T, bias, activation),
-        weight=np.ascontiguousarray(WEIGHT.T), bias=BIAS, activation="relu", dtype="float32",
+        one_by_one=True, weight=np.ascontiguousarray(WEIGHT.T), bias=BIAS, activation="relu", dtype="float32",
     )
     yield "Sequential.from_torch", Case(
         lambda weight, bias, **given: pb.Sequential.from_torch({"0.weight": weight, "0.bias": bias}, **given)(X),
-        lambda weight, bias, dtype: _linear(X, weight.T, bias), weight=np.ascontiguousarray(WEIGHT.T), bias=BIAS, dtype="float32",
+        lambda weight, bias, dtype: _linear(X, weight.T, bias),
+        one_by_one=True, weight=np.ascontiguousarray(WEIGHT.T), bias=BIAS, dtype="float32",
     )
     yield "RowOperation", Case(
         lambda **given: pb.RowOperation("layer_norm", **given)(X), lambda weight, bias, eps: _layer_norm(X, weight, bias, eps=eps),
@@ -246,8 +246,6 @@ def _with_other_orders(cases) -> Iterator[tuple[str, Case]]:
 
 
 CASES: dict[str, Case] = dict(_with_other_orders(_cases()))
-for _name in ("Linear.from_torch", "Sequential.from_torch"):
-    CASES[_name].in_python = True
 # Public names that take no array: counts, the cache, files, conversions that are tried through what they call.
 NO_ARRAYS = {
     "Explanation", "__version__", "cache_info", "clear_cache", "explain", "from_sklearn", "get_num_threads", "load_file", "save_file",
@@ -271,6 +269,13 @@ def _set_state(array):
     array.__setstate__((1, (1,) * array.ndim, array.dtype, False, bytes(array.itemsize)))
 
 
+def _resize_to_more(array):
+    shape = tuple(4 * n for n in array.shape)
+    if math.prod(shape) * array.itemsize > 2**26:
+        raise ValueError("enough")
+    array.resize(shape, refcheck=False)
+
+
 CHANGES: dict[str, Callable[[np.ndarray], None]] = {
     "dtype to int8": _set("dtype", lambda array: np.dtype("i1")),
     "dtype to float64": _set("dtype", lambda array: np.dtype("f8")),
@@ -283,10 +288,10 @@ CHANGES: dict[str, Callable[[np.ndarray], None]] = {
     "strides to zero": _set("strides", lambda array: (0,) * array.ndim),
     "strides turned around": _set("strides", lambda array: array.strides[::-1]),
     "resized to one element": lambda array: array.resize((1,) * array.ndim, refcheck=False),
-    "resized to more": lambda array: array.resize(tuple(8 * n for n in array.shape), refcheck=False),
+    "resized to more": _resize_to_more,
     "its state set": _set_state,
 }
-# What a view of the array does not outlive, in NumPy either.
+# What no view of the array outlives, in NumPy either: the weight of a PyTorch layer is passed on as a view.
 FREE_MEMORY = {"resized to one element", "resized to more", "its state set"}
 
 # --- objects that run a hook when they are asked for something --------------------------------------------------------------------
@@ -623,15 +628,18 @@ class Trial:
     def changed_before(self, victim: str, change):
         """What comes of the call where the change was made before it."""
         given = self.case.fresh()
+        target = given[victim]
+        if self.make is not None:
+            given[self.parameter] = self.make(given[self.parameter], Hook())
         with contextlib.suppress(AttributeError, TypeError, ValueError):
-            change(given[victim])
-        return outcome(self.case, given, Hook(), "")
+            change(target)
+        return outcome(self.case, given, Hook(), self.how if self.make is not None else "")
 
     def judge(self, victim: str, change, at: int, usual) -> str | None:
         """What is wrong with the call where the change happens, else None."""
         hook, (error, answer), untouched = self.run(victim, change, at)
-        if hook.changed and (self.case.in_python or self.how == "garbage collection"):
-            # It may have come before the call as well as within it.
+        if hook.changed and (self.how == "garbage collection" or self.case.one_by_one):
+            # It may have come before the array was looked at as well as after.
             before, expected = self.changed_before(victim, change)
             if before is error and (expected == answer if error else _same(expected, answer)):
                 return None
@@ -656,7 +664,7 @@ def trials(case: Case) -> Iterator[tuple[str, Trial, str, str, int, Any]]:
                 continue
             for at in range(min(hook.calls, MOST_ASKED)):
                 for change in CHANGES:
-                    if case.in_python and change in FREE_MEMORY:
+                    if case.one_by_one and change in FREE_MEMORY:
                         continue
                     words = f"{victim}: {change}, by {how} of {parameter}, asked the {at + 1}. time"
                     yield words, trial, victim, change, at, usual

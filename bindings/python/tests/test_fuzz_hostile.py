@@ -274,6 +274,8 @@ def wrapped(random: random.Random, value: Any, hook: Callable[[], Any]) -> Any:
     if random.random() < 0.3 or kind == "array" and not isinstance(value, np.ndarray):
         return anything(random, value, hook)
     make = random.choice(list(hostile.OBJECTS[kind].values()))
+    if make is hostile.OBJECTS["number"]["__index__"] and value != int(value):
+        return anything(random, value, hook)
     try:
         return make(value, hook)
     except (TypeError, ValueError, IndexError):
@@ -314,8 +316,11 @@ def _raise():
 def action(random: random.Random, victims: list[Any]) -> Callable[[], Any]:
     kind = random.random()
     if victims and kind < 0.75:
-        victim, change = random.choice(victims), random.choice(list(hostile.CHANGES.values()))
-        return lambda: change(victim)
+        victim, name = random.choice(victims), random.choice(list(hostile.CHANGES))
+        if victim.size <= 1 and name in hostile.FREE_MEMORY:
+            # It may be given the same memory again, with another value in it, and be otherwise as it was.
+            name = "shape of two more dimensions"
+        return lambda: hostile.CHANGES[name](victim)
     if victims and kind < 0.85:
         victim, call = random.choice(victims), random.choice([pb.softmax, pb.relu, pb.layer_norm, pb.sum_of_squares_numpy])
         return lambda: call(victim)
