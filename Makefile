@@ -47,7 +47,7 @@ WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') 
 
 .DELETE_ON_ERROR:
 .PHONY: help demo minilm bench-minilm wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
-	fuzz mutants features test-debug test-asan test-valgrind test-tsan test-levels test-aarch64 test-avx512 embedded \
+	fuzz fuzz-asan mutants features test-debug test-asan test-asan-python test-miri test-valgrind test-tsan test-levels test-aarch64 test-avx512 embedded \
 	test-pythons check-wheel lint types docs site drop-in clean
 
 help:                   ## list these commands
@@ -142,8 +142,13 @@ fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python funct
 		cargo $(FUZZ_TOOLCHAIN) fuzz run --sanitizer $(SANITIZER) $$target fuzz/found/$$target fuzz/corpus/$$target \
 			-- -max_total_time=$(SECONDS) -max_len=400 -timeout=60 -print_final_stats=1; \
 	done
-	POLYGLOT_FUZZ_EXAMPLES=$$((40 + $(SECONDS))) $(VENV)/bin/python -m pytest -q bindings/python/tests/test_fuzz.py
+	POLYGLOT_FUZZ_EXAMPLES=$$((40 + $(SECONDS))) POLYGLOT_FUZZ_SECONDS=$(SECONDS) \
+		$(VENV)/bin/python -m pytest -q bindings/python/tests/test_fuzz.py bindings/python/tests/test_fuzz_hostile.py
 	$(VENV)/bin/python bindings/python/tests/fuzz_safetensors.py $(FILES)
+
+fuzz-asan: $(VENV)/.test  ## the search with hostile arguments under AddressSanitizer, SECONDS=3600 for an hour
+	POLYGLOT_FUZZ_SECONDS=$(SECONDS) \
+		tools/test_asan_python.sh bindings/python/tests/test_fuzz_hostile.py -s
 
 # Tried at one CPU level, built alone, a mutant takes 20 s instead of 90. What is missed is to be looked at: code for builds
 # without std, for CPUs without vectors and for other levels does not run here, and what a call is taken to cost changes
@@ -167,6 +172,12 @@ test-asan:              ## Rust tests under AddressSanitizer; needs rustup's nig
 	ASAN_OPTIONS=allocator_may_return_null=1 RUSTFLAGS=-Zsanitizer=address \
 		cargo +nightly test --quiet --target x86_64-unknown-linux-gnu --target-dir target/asan \
 		--no-default-features --features std,f16,parallel --lib $(TESTS:%=--test=%) --test=threads
+
+test-asan-python: $(VENV)/.test  ## pytest with the extension under AddressSanitizer; ARGS=--quick, or some tests; needs rustup's nightly
+	tools/test_asan_python.sh $(ARGS)
+
+test-miri:              ## Rust tests of memory and threads under Miri; an hour, minutes with ARGS=--quick; needs rustup's nightly
+	tools/test_miri.sh $(ARGS)
 
 # One test is left out: threads, which valgrind runs in turn, take it ten minutes and ThreadSanitizer less.
 test-valgrind:          ## Rust tests under valgrind, which shows the CPU without AVX-512; many minutes

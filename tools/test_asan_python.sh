@@ -19,8 +19,10 @@ if [ "${1:-}" = --quick ]; then
     # One level beside none: the widest that such a short list can say.
     flags="$flags --cfg disable_dispatch_sse4_2 --cfg disable_dispatch_avx512"
     grep -qw avx2 /proc/cpuinfo && flags="$flags -Ctarget-cpu=haswell"
-    [ $# -gt 0 ] || set -- bindings/python/tests/test_memory_safety.py bindings/python/tests/test_fuzz_hostile.py \
-        bindings/python/tests/test_out.py bindings/python/tests/test_memory.py bindings/python/tests/test_transformer.py
+    if [ $# = 0 ]; then
+        export POLYGLOT_HOSTILE_SHARE=${POLYGLOT_HOSTILE_SHARE:-7} POLYGLOT_FUZZ_EXAMPLES=${POLYGLOT_FUZZ_EXAMPLES:-5}
+        set -- bindings/python/tests/test_{memory_safety,fuzz_hostile,memory,out,transformer,linear_layer,sequential}.py
+    fi
 fi
 [ $# -gt 0 ] || set -- bindings/python/tests
 

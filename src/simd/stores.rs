@@ -31,22 +31,29 @@ fn is_plain<T: 'static>() -> bool {
     this == TypeId::of::<f32>() || this == TypeId::of::<f64>()
 }
 
-/// How many elements lie before the first address that [`stream`] may write to: fewer than a vector has.
+/// How many elements lie before the first address that is a multiple of a vector's size, where elements lie at
+/// multiples of their own: fewer than a vector has. On 32-bit x86 an f64 need not; then no element may be at one.
 #[inline(always)]
 pub(crate) fn until_aligned<S: Simd, T: Float>(target: *const T) -> usize {
     let bytes = Lanes::<S, T>::LEN * size_of::<T>();
     (bytes - target as usize % bytes) % bytes / size_of::<T>().max(1)
 }
 
-/// Writes one vector past the cache.
+/// Writes one vector past the cache; into it where `T` need not be aligned to its size, and `target` is not.
 ///
 /// # Safety
 ///
-/// [`can_stream`], and `target` is valid for writes of a vector and aligned to its size.
+/// [`can_stream`], and `target` is valid for writes of a vector, to whose size it is aligned where `T` is to its own.
 #[inline(always)]
 pub(crate) unsafe fn stream<S: Simd, T: Float>(lanes: Lanes<S, T>, target: *mut T) {
     let mut values = [T::ZERO; MAX_LANES];
     T::store::<S>(lanes, &mut values[..Lanes::<S, T>::LEN]);
+    let bytes = Lanes::<S, T>::LEN * size_of::<T>();
+    if const { align_of::<T>() < size_of::<T>() } && !(target as usize).is_multiple_of(bytes) {
+        // SAFETY: `values` holds a vector, `target` has room for one, and they are apart.
+        unsafe { target.copy_from_nonoverlapping(values.as_ptr(), Lanes::<S, T>::LEN) };
+        return;
+    }
     #[cfg(all(any(target_arch = "x86", target_arch = "x86_64"), target_feature = "sse2"))]
     {
         #[cfg(target_arch = "x86")]
@@ -57,7 +64,7 @@ pub(crate) unsafe fn stream<S: Simd, T: Float>(lanes: Lanes<S, T>, target: *mut 
         // SAFETY: `values` holds a vector of plain bytes, `target` has room for one and is aligned; and a level whose
         // vectors have 32 or 64 bytes has AVX or AVX-512.
         unsafe {
-            match Lanes::<S, T>::LEN * size_of::<T>() {
+            match bytes {
                 64 => arch::_mm512_stream_si512(target.cast(), arch::_mm512_loadu_si512(source.cast())),
                 32 => arch::_mm256_stream_si256(target.cast(), arch::_mm256_loadu_si256(source.cast())),
                 _ => arch::_mm_stream_si128(target.cast(), arch::_mm_loadu_si128(source.cast())),

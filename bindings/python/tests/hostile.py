@@ -109,8 +109,7 @@ class Case:
 
     def __init__(self, function, formula, *, one_by_one=False, **arguments):
         self.function, self.formula, self.arguments = function, formula, arguments
-        # Python code takes arrays in one after the other and makes views of them, so a change may come between; what counts is
-        # that the process goes on.
+        # Arrays are looked up and taken in one after the other, so that one that comes later may have been changed by then.
         self.one_by_one = one_by_one
 
     def fresh(self) -> dict[str, Any]:
@@ -270,6 +269,13 @@ def _set_state(array):
     array.__setstate__((1, (1,) * array.ndim, array.dtype, False, bytes(array.itemsize)))
 
 
+def _resize_to_more(array):
+    shape = tuple(4 * n for n in array.shape)
+    if math.prod(shape) * array.itemsize > 2**26:
+        raise ValueError("enough")
+    array.resize(shape, refcheck=False)
+
+
 CHANGES: dict[str, Callable[[np.ndarray], None]] = {
     "dtype to int8": _set("dtype", lambda array: np.dtype("i1")),
     "dtype to float64": _set("dtype", lambda array: np.dtype("f8")),
@@ -282,9 +288,11 @@ CHANGES: dict[str, Callable[[np.ndarray], None]] = {
     "strides to zero": _set("strides", lambda array: (0,) * array.ndim),
     "strides turned around": _set("strides", lambda array: array.strides[::-1]),
     "resized to one element": lambda array: array.resize((1,) * array.ndim, refcheck=False),
-    "resized to more": lambda array: array.resize(tuple(8 * n for n in array.shape), refcheck=False),
+    "resized to more": _resize_to_more,
     "its state set": _set_state,
 }
+# What no view of the array outlives, in NumPy either: the weight of a PyTorch layer is passed on as a view.
+FREE_MEMORY = {"resized to one element", "resized to more", "its state set"}
 
 # --- objects that run a hook when they are asked for something --------------------------------------------------------------------
 
@@ -532,6 +540,8 @@ KINDS = {"out": "out", "axis": "axis", "eps": "number", "factor": "number", "sca
          "approximate": "word", "dtype": "dtype", "causal": "flag"}
 # These stand for the array itself, and so may change themselves.
 THEMSELVES = {"__class__ of a subclass", "__array_finalize__"}
+# Each so many of the tries is made: for sanitizers, under which a process takes its time.
+SHARE = int(os.environ.get("POLYGLOT_HOSTILE_SHARE", "1"))
 # How often one object may be asked; what comes after that is no other place in the code.
 MOST_ASKED = 6
 
@@ -618,17 +628,18 @@ class Trial:
     def changed_before(self, victim: str, change):
         """What comes of the call where the change was made before it."""
         given = self.case.fresh()
+        target = given[victim]
+        if self.make is not None:
+            given[self.parameter] = self.make(given[self.parameter], Hook())
         with contextlib.suppress(AttributeError, TypeError, ValueError):
-            change(given[victim])
-        return outcome(self.case, given, Hook(), "")
+            change(target)
+        return outcome(self.case, given, Hook(), self.how if self.make is not None else "")
 
     def judge(self, victim: str, change, at: int, usual) -> str | None:
         """What is wrong with the call where the change happens, else None."""
         hook, (error, answer), untouched = self.run(victim, change, at)
-        if self.case.one_by_one:
-            return None
-        if hook.changed and self.how == "garbage collection":
-            # It may have come before the call as well as within it.
+        if hook.changed and (self.how == "garbage collection" or self.case.one_by_one):
+            # It may have come before the array was looked at as well as after.
             before, expected = self.changed_before(victim, change)
             if before is error and (expected == answer if error else _same(expected, answer)):
                 return None
@@ -653,6 +664,8 @@ def trials(case: Case) -> Iterator[tuple[str, Trial, str, str, int, Any]]:
                 continue
             for at in range(min(hook.calls, MOST_ASKED)):
                 for change in CHANGES:
+                    if case.one_by_one and change in FREE_MEMORY:
+                        continue
                     words = f"{victim}: {change}, by {how} of {parameter}, asked the {at + 1}. time"
                     yield words, trial, victim, change, at, usual
 
@@ -673,7 +686,7 @@ def main(name: str, progress: str, start: int) -> None:
     with open(progress, "wb", buffering=0) as file:
         number = -1
         for number, (words, trial, victim, change, at, usual) in enumerate(trials(case)):
-            if number < start:
+            if number < start or number % SHARE:
                 continue
             os.pwrite(file.fileno(), f"{number} {words}".ljust(200).encode(), 0)
             wrong = trial.judge(victim, CHANGES[change], at, usual)
