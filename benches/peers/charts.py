@@ -16,8 +16,22 @@ STYLE = """
   }
   text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif } .title { font-size: 15px; font-weight: 600 }
 """
-OURS = ("#e8590c", "#f59f00")
-THEIRS = ("#4c8eda", "#9c6ade", "#2da44e", "#8b949e", "#d6409f", "#12a5a5", "#a0762c", "#6b7280")
+# Every system has one colour in all charts: ours are warm, those of others are not.
+COLOURS = {
+    "polyglot": "#e8590c",
+    "packed": "#f59f00",
+    "float16": "#f59f00",
+    "numpy": "#4c8eda",
+    "torch": "#9c6ade",
+    "onnxruntime": "#2da44e",
+    "jax": "#8b949e",
+    "openvino": "#d6409f",
+    "numba": "#12a5a5",
+    "numexpr": "#a0762c",
+    # Of ours alone, by the number of threads: the first is the one to compare with.
+    "1": "#f59f00",
+}
+OURS, THEIRS = "#e8590c", "#6b7280"
 WIDTH = 880
 
 
@@ -31,9 +45,8 @@ class Series:
 
 
 def colours(series: list[Series]) -> dict[str, str]:
-    """Give each series its colour."""
-    mine, others = iter(OURS * 4), iter(THEIRS * 4)
-    return {one.key: next(mine) if one.ours else next(others) for one in series}
+    """Give each series the colour of its system."""
+    return {one.key: COLOURS.get(one.key, OURS if one.ours else THEIRS) for one in series}
 
 
 def number(value: float) -> str:
@@ -144,8 +157,7 @@ Curves = dict[str, list[tuple[float, float]]]
 
 def lines(title: str, panels: dict[str, Curves], series: list[Series], across: str, up: str) -> str:
     """Return small charts, two a line, each with a curve per series, both axes logarithmic."""
-    # All curves are our own here: the first is the one to compare with.
-    colour = colours([dataclasses.replace(one, ours=place > 0) for place, one in enumerate(series)])
+    colour = colours(series)
     parts, y = legend(series, colour, 52)
     parts.append(text(WIDTH - 20, y, f"{up} by number of {across}", anchor="end"))
     width, height, start = WIDTH / 2, 250.0, y + 18
