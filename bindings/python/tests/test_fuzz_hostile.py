@@ -313,12 +313,13 @@ def _raise():
     raise Raised
 
 
-def action(random: random.Random, victims: list[Any]) -> Callable[[], Any]:
+def action(random: random.Random, victims: list[Any], viewed: list[Any]) -> Callable[[], Any]:
+    """Something that a hook does, to a victim mostly; of those that are `viewed` others may have views."""
     kind = random.random()
     if victims and kind < 0.75:
         victim, name = random.choice(victims), random.choice(list(hostile.CHANGES))
-        if victim.size <= 1 and name in hostile.FREE_MEMORY:
-            # It may be given the same memory again, with another value in it, and be otherwise as it was.
+        # No view outlives what frees memory. And the smallest may be given the same memory again, with another value in it.
+        if name in hostile.FREE_MEMORY and (victim.size <= 1 or any(victim is other for other in viewed)):
             name = "shape of two more dimensions"
         return lambda: hostile.CHANGES[name](victim)
     if victims and kind < 0.85:
@@ -362,13 +363,16 @@ def try_case(name: str, number: int) -> str:
     choose = random.Random(f"hostile {name} {number}")
     keys: list[Any] = [*range(len(positional)), *named]
     victims = [array for array in arguments.plain if array.ndim or choose.random() < 0.5]
-    hook = Hook(action(choose, victims) for _ in range(choose.randrange(1, 4)))
-    for key in choose.sample(keys, min(len(keys), choose.choice([1, 1, 2]))):
+    chosen = choose.sample(keys, min(len(keys), choose.choice([1, 1, 2])))
+    for key in chosen:
         value = positional[key] if isinstance(key, int) else named[key]
         # What an object gives out it may change before: that is what it gives.
-        hidden = [part for part in (value.values() if isinstance(value, dict) else [value]) if isinstance(part, np.ndarray)]
+        arguments.hidden += [part for part in (value.values() if isinstance(value, dict) else [value]) if isinstance(part, np.ndarray)]
+    viewed = victims if name in IN_PYTHON else arguments.hidden
+    hook = Hook(action(choose, victims, viewed) for _ in range(choose.randrange(1, 4)))
+    for key in chosen:
+        value = positional[key] if isinstance(key, int) else named[key]
         replaced = wrapped(choose, value, hook)
-        arguments.hidden += hidden
         if isinstance(key, int):
             positional[key] = replaced
         else:
@@ -395,7 +399,7 @@ def main(name: str, first: int, count: int, seconds: float) -> None:
     for number in itertools.count(first):
         if number - first >= count and (end is None or time.monotonic() > end):
             break
-        os.write(2, f"\r{name} {number} ".encode())
+        os.write(2, f"\rcase: {name} {number} ".encode())
         try:
             came = try_case(name, number)
         except BaseException as error:
@@ -411,7 +415,8 @@ def main(name: str, first: int, count: int, seconds: float) -> None:
 def run(code: list[str], timeout: float, **environment: str) -> subprocess.CompletedProcess[str]:
     result = subprocess.run([sys.executable, *code], env={**os.environ, "MALLOC_PERTURB_": "165", "PYTHONFAULTHANDLER": "", **environment},
                             cwd=HERE, capture_output=True, text=True, timeout=timeout)
-    under_way = result.stderr.split("\r")[-1]
+    # Where lines end, carriage returns are turned into what ends a line.
+    under_way = result.stderr.split("case: ")[-1]
     assert result.returncode == 0, f"ended with {result.returncode}: {result.stdout[-1500:]}\nunder way: {under_way[:8000]}"
     return result
 
@@ -504,7 +509,7 @@ for thread in threads:
 end = time.monotonic() + seconds
 while time.monotonic() < end and not errors:
     name = choose.choice(names)
-    sys.stderr.write("\\r" + name)
+    sys.stderr.write("\\rcase: " + name)
     sys.stderr.flush()
     for _ in range(5):
         case = cases[name]
@@ -562,7 +567,7 @@ for number in itertools.count(1):
         result.extend([answer, requests])
 
     # A thread of its own has no scratch memory yet.
-    sys.stderr.write(f"\\r{sys.argv[1]}: request {number} refused ")
+    sys.stderr.write(f"\\rcase: {sys.argv[1]}: request {number} refused ")
     sys.stderr.flush()
     thread = threading.Thread(target=call)
     thread.start()
