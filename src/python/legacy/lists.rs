@@ -114,6 +114,28 @@ fn matrix(op: &str, name: &'static str, object: &Bound<'_, PyAny>) -> PyResult<(
     Ok((values, rows, cols))
 }
 
+/// A list of numbers.
+fn floats<'py>(py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyList>> {
+    list(
+        py,
+        values.iter().map(|&value| {
+            // SAFETY: a new reference, or null and a MemoryError.
+            unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyFloat_FromDouble(value)) }
+        }),
+    )
+}
+
+/// A list. `PyList::new` panics where there is no memory for it; and what the collector can find has no empty places.
+fn list<'py>(
+    py: Python<'py>,
+    mut items: impl Iterator<Item = PyResult<Bound<'py, PyAny>>>,
+) -> PyResult<Bound<'py, PyList>> {
+    // SAFETY: a new list, or null and a MemoryError.
+    let list = unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyList_New(0)) }?.cast_into::<PyList>()?;
+    items.try_for_each(|item| list.append(item?))?;
+    Ok(list)
+}
+
 /// The sum of the squares of a sequence of numbers.
 ///
 /// Parameters
@@ -194,9 +216,7 @@ pub(in crate::python) fn matrix_multiply<'py>(
     }
     let mut out = zeros(m.saturating_mul(n))?;
     py.detach(|| crate::matmul(Matrix::new(&a, m, k)?, Matrix::new(&b, k, n)?, MatrixMut::new(&mut out, m, n)?))?;
-    let rows = PyList::empty(py);
-    out.chunks(n).try_for_each(|row| rows.append(PyList::new(py, row)?))?;
-    Ok(rows)
+    list(py, out.chunks(n).map(|row| floats(py, row).map(Bound::into_any)))
 }
 
 /// Each number of a sequence times a factor.
@@ -236,5 +256,5 @@ pub(in crate::python) fn parallel_transform<'py>(
     let mut values = not_empty(OP, "data", numbers(OP, "data", "data", data)?)?;
     call.look_again()?;
     data.py().detach(|| crate::scale_in_place(&mut values[..], factor))?;
-    PyList::new(data.py(), values)
+    floats(data.py(), &values)
 }
