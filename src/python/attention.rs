@@ -215,7 +215,7 @@ pub(super) fn attention<'py>(
         }
     };
     if output.written().len() == 0 {
-        return output.finish();
+        return output.finish(call.op);
     }
     let down = |written: &NdArray<'py>| written.strides()[shape.len() - 2];
     if queries.rows > 1 && (down(output.written()) < face[1] * item) {

@@ -186,20 +186,24 @@ where
     PyErr: From<E>,
 {
     let (py, op) = (output.py(), call.op);
-    if nanoseconds < KEEP_GIL {
-        call.look_again()?;
-        kernel(inputs.operands(op)?, output.target(op)?)?;
-    } else {
-        // Makes objects, which may run the finalisers of others: so before the second look.
-        let mut pins = Pins::default();
+    let releases = nanoseconds >= KEEP_GIL;
+    // Pins are objects, whose making may run the finalisers of others: so they come before the second look.
+    let mut pins = Pins::default();
+    if releases {
         inputs.pin(&mut pins)?;
-        output.pin(&mut pins)?;
-        call.look_again()?;
-        let operands = inputs.operands(op)?;
-        let target = output.target(op)?;
-        released(py, || kernel(operands, target))?;
     }
-    output.finish()
+    if releases || output.is_copied() {
+        output.pin(&mut pins)?;
+    }
+    call.look_again()?;
+    let operands = inputs.operands(op)?;
+    let target = output.target(op)?;
+    if releases {
+        released(py, || kernel(operands, target))?;
+    } else {
+        kernel(operands, target)?;
+    }
+    output.finish(op)
 }
 
 /// Runs a kernel that writes nothing that Python sees, as [`run`] does.

@@ -156,7 +156,7 @@ pub(super) fn embedding<'py>(
     output.make_dense(dtype)?;
     let len = output.written().len();
     if len == 0 {
-        return output.finish();
+        return output.finish(call.op);
     }
     let features = features.unsigned_abs();
     let work = len as f32 * count as f32 * COST;
@@ -247,7 +247,7 @@ pub(super) fn mean_pool<'py>(
     let x = x.contiguous(OP, &mut dense)?;
     let len = output.written().len();
     if len == 0 {
-        return output.finish();
+        return output.finish(call.op);
     }
     let (tokens, features) = (tokens.unsigned_abs(), features.unsigned_abs());
     let rows = len / features;

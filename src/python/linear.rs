@@ -158,7 +158,7 @@ where
         }
     };
     if output.written().len() == 0 {
-        return output.finish();
+        return output.finish(call.op);
     }
     let rows = output.written().len() / n.unsigned_abs();
     let (mut x_slot, mut residual_slot) = (None, None);
@@ -863,7 +863,7 @@ impl Linear {
             let rows = target.len() / cols;
             write(target.dense(rows, cols))?;
         }
-        output.finish()
+        output.finish(OP)
     }
 
     /// x and a residual in a dtype that the layer takes; lists take that of the weight.

@@ -81,7 +81,7 @@ pub(super) fn product<'py>(
         }
     };
     if output.written().len() == 0 {
-        return output.finish();
+        return output.finish(call.op);
     }
     let width = n.cast_signed() * item;
     let down = |written: &NdArray<'py>| match (&*written.strides(), rows, cols) {

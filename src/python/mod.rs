@@ -15,6 +15,7 @@ mod errors;
 mod inspect;
 mod legacy;
 mod linear;
+mod list;
 mod matmul;
 mod memory;
 mod ndarray;

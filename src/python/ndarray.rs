@@ -360,25 +360,58 @@ impl<'py> NdArray<'py> {
     /// `descr` is a new reference.
     pub(super) unsafe fn cast(&self, op: &str, descr: *mut PyArray_Descr, flags: i32) -> PyResult<Self> {
         let flags = flags | NPY_ARRAY_ALIGNED | NPY_ARRAY_NOTSWAPPED | NPY_ARRAY_FORCECAST | NPY_ARRAY_ENSUREARRAY;
+        // SAFETY: a new reference, which NumPy takes over below.
+        let descr = unsafe { Bound::from_owned_ptr(self.py(), descr.cast()) };
+        let _pins = self.pinned(op)?;
         let py = self.py();
         // SAFETY: the object is an array, and NumPy takes over the reference to the descriptor.
         let cast = unsafe {
-            let cast = PY_ARRAY_API.PyArray_FromArray(py, self.as_array_ptr(), descr, flags);
+            let cast = PY_ARRAY_API.PyArray_FromArray(py, self.as_array_ptr(), descr.into_ptr().cast(), flags);
             Self::from_owned(self.name, py, cast)?
         };
         // NumPy looked at the array as it is by now.
         if cast.shape() == self.shape() { Ok(cast) } else { Err(self.changed(op)) }
     }
 
-    /// Copies the array into another object that is an array of as many elements, by NumPy.
+    /// The same values in C order, in memory of their own.
+    pub(super) fn copied(&self, op: &str) -> PyResult<Self> {
+        let _pins = self.pinned(op)?;
+        let py = self.py();
+        // SAFETY: the object is an array.
+        let copy = unsafe {
+            let copy = PY_ARRAY_API.PyArray_NewCopy(py, self.as_array_ptr(), npyffi::NPY_ORDER::NPY_CORDER);
+            Self::from_owned(self.name, py, copy)?
+        };
+        if copy.shape() == self.shape() { Ok(copy) } else { Err(self.changed(op)) }
+    }
+
+    /// Copies the array into another object that is an array of the same shape, by NumPy.
     pub(super) fn copy_into(&self, op: &str, target: &Bound<'py, PyAny>) -> PyResult<()> {
-        let target = Self::any(self.name, target)?.filter(|target| target.shape() == self.shape());
+        let target = Self::any(self.name, target)?;
         let target = target.ok_or_else(|| self.changed(op))?;
-        // SAFETY: both are arrays.
+        let _pins = (self.pinned(op)?, target.pinned(op)?);
+        self.copy_over(op, &target)
+    }
+
+    /// [`copy_into`](NdArray::copy_into), for an array that is pinned.
+    pub(super) fn copy_over(&self, op: &str, target: &Self) -> PyResult<()> {
+        if dims(fields(&target.object)).0 != self.shape() {
+            return Err(target.changed(op));
+        }
+        // SAFETY: both are arrays, and NumPy looks at what they are by now.
         match unsafe { PY_ARRAY_API.PyArray_CopyInto(self.py(), target.as_array_ptr(), self.as_array_ptr()) } {
             0 => Ok(()),
             _ => Err(PyErr::fetch(self.py())),
         }
+    }
+
+    /// Pins the array while NumPy copies from it or to it: NumPy gives up the GIL for that, and keeps no one from resizing
+    /// what it copies. Then looks at it again, as making a pin may run the finalisers of other objects.
+    fn pinned(&self, op: &str) -> PyResult<Pins<'py>> {
+        let mut pins = Pins::default();
+        self.pin(&mut pins)?;
+        self.operand(op)?;
+        Ok(pins)
     }
 
     /// The array as something that can be read, after a second look at it. Between this and the end of the kernel no

@@ -157,7 +157,17 @@ impl<'a, 'py> Output<'a, 'py> {
 
     /// Keeps a caller's array where it is; see [`NdArray::pin`].
     pub(super) fn pin(&self, pins: &mut Pins<'py>) -> PyResult<()> {
-        if self.given { self.array.pin(pins) } else { Ok(()) }
+        match &self.copied_to {
+            Some(caller) => caller.pin(pins),
+            None if self.given => self.array.pin(pins),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the result is copied into the caller's array at the end. NumPy gives up the GIL for that.
+    #[inline]
+    pub(super) fn is_copied(&self) -> bool {
+        self.copied_to.is_some()
     }
 
     #[inline]
@@ -165,23 +175,16 @@ impl<'a, 'py> Output<'a, 'py> {
         self.in_place
     }
 
-    /// The result, every element written.
+    /// The result, every element written. Where [`is_copied`](Output::is_copied), it is pinned until then.
     #[inline(always)]
-    pub(super) fn finish(self) -> PyResult<Bound<'py, PyAny>> {
+    pub(super) fn finish(self, op: &str) -> PyResult<Bound<'py, PyAny>> {
         match self.copied_to {
             None => Ok(self.array.object().clone()),
-            Some(caller) => copied(self.array, caller),
+            Some(caller) => {
+                self.array.copy_over(op, caller)?;
+                Ok(caller.object().clone())
+            }
         }
-    }
-}
-
-/// The result in the array that the caller gets.
-#[cold]
-fn copied<'py>(array: &NdArray<'py>, caller: &NdArray<'py>) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: both are arrays, and NumPy looks at what they are by now.
-    match unsafe { PY_ARRAY_API.PyArray_CopyInto(array.py(), caller.as_array_ptr(), array.as_array_ptr()) } {
-        0 => Ok(caller.object().clone()),
-        _ => Err(PyErr::fetch(array.py())),
     }
 }
 

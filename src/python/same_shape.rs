@@ -99,7 +99,7 @@ pub(super) fn run<'py, O: Operation>(
     };
     let len = x.len();
     if len == 0 {
-        return output.finish();
+        return output.finish(call.op);
     }
     let in_place = output.in_place();
     let nanoseconds = len as f32 * operation.cost();

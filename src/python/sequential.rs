@@ -13,6 +13,7 @@ use super::call::{Call, Object, Returned, Signature};
 use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error, wrong_shape};
 use super::linear::{self, Linear, Quoted, Rows, Transform};
+use super::list::list;
 use super::ndarray::{Block, BlockMut};
 use super::rows::{LayerNorm, LogSoftmax, RmsNorm, Softmax};
 use super::same_shape::{Arrays, run};
@@ -679,7 +680,7 @@ impl Sequential {
     }
 
     fn objects<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.layers.iter().map(|layer| layer.object(py)))
+        list(py, self.layers.iter().map(|layer| Ok(layer.object(py))))
     }
 }
 

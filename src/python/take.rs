@@ -290,12 +290,7 @@ impl<'py> Candidate<'py> {
             return Ok(Array { array, dtype });
         }
         // Aligned and native, but its elements lie a fraction apart, as doubles on some 32-bit machines may.
-        let py = array.py();
-        // SAFETY: `array` is one.
-        let copy = unsafe {
-            let copy = PY_ARRAY_API.PyArray_NewCopy(py, array.as_array_ptr(), npyffi::NPY_ORDER::NPY_CORDER);
-            NdArray::from_owned(name, py, copy)?
-        };
+        let copy = array.copied(op)?;
         Array::from_ndarray(copy).ok_or_else(|| type_error!("{op}: {} is not supported", dtype.name()))
     }
 }

@@ -9,6 +9,7 @@ use pyo3::types::{PyFloat, PyList, PySequence, PyString};
 use crate::python::arguments;
 use crate::python::call::{Call, Signature};
 use crate::python::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error};
+use crate::python::list::list;
 use crate::python::take::{Array, take_f64};
 use crate::view::{Matrix, MatrixMut};
 
@@ -123,17 +124,6 @@ fn floats<'py>(py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyList>> 
             unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyFloat_FromDouble(value)) }
         }),
     )
-}
-
-/// A list. `PyList::new` panics where there is no memory for it; and what the collector can find has no empty places.
-fn list<'py>(
-    py: Python<'py>,
-    mut items: impl Iterator<Item = PyResult<Bound<'py, PyAny>>>,
-) -> PyResult<Bound<'py, PyList>> {
-    // SAFETY: a new list, or null and a MemoryError.
-    let list = unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyList_New(0)) }?.cast_into::<PyList>()?;
-    items.try_for_each(|item| list.append(item?))?;
-    Ok(list)
 }
 
 /// The sum of the squares of a sequence of numbers.
