@@ -76,11 +76,31 @@ pub(super) trait Operation: Send + Sync {
     fn run_in_place<T: Element>(&self, inputs: &Inputs<'_>, out: MatrixMut<'_, T>) -> Result<(), Error>;
 }
 
+/// An operation on blocks whose type is known when it runs: what `run` needs, so that it is compiled once.
+pub(super) trait OnBlocks: Send + Sync {
+    fn cost(&self) -> f32;
+
+    /// Computes one block of the result.
+    fn on_block(&self, dtype: Dtype, inputs: &Inputs<'_>, out: BlockMut<'_>, in_place: bool) -> Result<(), Error>;
+}
+
+impl<O: Operation> OnBlocks for O {
+    fn cost(&self) -> f32 {
+        Operation::cost(self)
+    }
+
+    fn on_block(&self, dtype: Dtype, inputs: &Inputs<'_>, out: BlockMut<'_>, in_place: bool) -> Result<(), Error> {
+        for_dtype!(dtype, T => {
+            let out = out.matrix::<T>();
+            if in_place { self.run_in_place(inputs, out) } else { Operation::run(self, inputs, out) }
+        })
+    }
+}
+
 /// Runs an operation. `axis` is the axis along which rows lie, `None` for element-wise operations.
-#[inline]
-pub(super) fn run<'py, O: Operation>(
+pub(super) fn run<'py>(
     call: &Call<'py>,
-    operation: &O,
+    operation: &dyn OnBlocks,
     arrays: Arrays<'_, 'py>,
     axis: Option<usize>,
     out: Option<Object<'_, 'py>>,
@@ -120,15 +140,15 @@ pub(super) fn run<'py, O: Operation>(
             weight: weight.map(|weight| weight.vector()),
             bias: bias.map(|bias| bias.vector()),
         };
-        on_block(operation, dtype, &inputs, out.dense(rows, cols), in_place)
+        operation.on_block(dtype, &inputs, out.dense(rows, cols), in_place)
     })
 }
 
 /// Runs an operation where some array is not dense.
 #[cold]
-fn scattered<'py, O: Operation>(
+fn scattered<'py>(
     call: &Call<'py>,
-    operation: &O,
+    operation: &dyn OnBlocks,
     arrays: Arrays<'_, 'py>,
     output: Output<'_, 'py>,
     axis: Option<usize>,
@@ -146,7 +166,7 @@ fn scattered<'py, O: Operation>(
             let residual = residual.map(|residual| residual.block(second));
             let mask = mask.map(|mask| mask.block(third));
             let inputs = Inputs { x: x.block(first), residual, mask, weight, bias };
-            on_block(operation, dtype, &inputs, out.block(target), in_place)?;
+            operation.on_block(dtype, &inputs, out.block(target), in_place)?;
         }
         Ok::<(), Error>(())
     })
@@ -164,18 +184,4 @@ fn plan(arrays: Arrays<'_, '_>, output: &Output<'_, '_>, axis: Option<usize>) ->
         Some(axis) if x.ndim() > 0 => Plan::rows(shape, strides, axis, shape[axis].unsigned_abs(), 3, item),
         _ => Plan::elements(shape, strides, 3, item),
     }
-}
-
-#[inline]
-fn on_block<O: Operation>(
-    operation: &O,
-    dtype: Dtype,
-    inputs: &Inputs<'_>,
-    out: BlockMut<'_>,
-    in_place: bool,
-) -> Result<(), Error> {
-    for_dtype!(dtype, T => {
-        let out = out.matrix::<T>();
-        if in_place { operation.run_in_place(inputs, out) } else { operation.run(inputs, out) }
-    })
 }

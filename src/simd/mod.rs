@@ -14,15 +14,15 @@ pub(crate) mod stores;
 
 pub(crate) use ordering::{at_least, at_most, larger};
 
-/// Runs a kernel, an expression over the token `$simd`, compiled for each CPU level, at `$level`.
-///
-/// What the expression calls must be `#[inline(always)]`, so that it is compiled with that level's instructions.
-macro_rules! dispatch {
-    ($level:expr, $simd:pat => $kernel:expr) => {
-        fearless_simd::dispatch!($level, $simd => $kernel)
-    };
-}
-pub(crate) use dispatch;
+// For any x86-64 the crate chooses among three levels itself; for other targets, among what `fearless_simd` has.
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(target_feature = "sse4.2")))]
+#[path = "dispatch_x86.rs"]
+pub(crate) mod dispatching;
+#[cfg(not(all(target_arch = "x86_64", target_feature = "sse2", not(target_feature = "sse4.2"))))]
+#[path = "dispatch_any.rs"]
+pub(crate) mod dispatching;
+
+pub(crate) use dispatching::dispatch;
 
 /// The level in force, plus one; 0 before the first look.
 static LEVEL: AtomicU8 = AtomicU8::new(0);
