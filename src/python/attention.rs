@@ -4,10 +4,11 @@ use numpy::npyffi::npy_intp;
 use pyo3::prelude::*;
 
 use super::arguments::{Optional, number};
-use super::call::{self, Call, Object, Returned, Signature};
+use super::call::{Call, Object, Returned, Signature};
 use super::dims::{Dims, Strides};
 use super::dtype::{Element, for_dtype};
 use super::errors::{Shape, value_error};
+use super::launch;
 use super::linear::COST;
 use super::matmul::broadcast;
 use super::ndarray::{Block, NdArray, Place};
@@ -230,7 +231,7 @@ pub(super) fn attention<'py>(
     let count = batch.iter().map(|dim| dim.unsigned_abs()).product::<usize>();
     let work = queries.rows as f32 * keys.rows as f32 * (queries.cols + values.cols) as f32 * count as f32;
     let inputs = [Some(&**q), Some(&**k), Some(&**v), mask.as_deref()];
-    call::run(call, inputs, output, work * COST, move |operands, out| {
+    launch::write(call, inputs, output, work * COST, move |operands, out| {
         let [Some(q), Some(k), Some(v), mask] = operands else { return Ok(()) };
         for_dtype!(dtype, T => attention_batch(count, |index| {
             let [q_place, k_place, v_place, mask_place, target] = head(index, &batch, &first, &steps);

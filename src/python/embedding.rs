@@ -6,10 +6,11 @@ use numpy::npyffi::npy_intp;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::call::{self, Call, Object, Returned, Signature};
+use super::call::{Call, Object, Returned, Signature};
 use super::dims::Dims;
 use super::dtype::{Dtype, for_dtype};
 use super::errors::{Shape, out_of_memory, type_error, value_error, wrong_shape};
+use super::launch;
 use super::ndarray::NdArray;
 use super::out::{Output, Slot};
 use super::take::{Array, take, take_ids, take_own, take_selection};
@@ -160,7 +161,7 @@ pub(super) fn embedding<'py>(
     }
     let features = features.unsigned_abs();
     let work = len as f32 * count as f32 * COST;
-    call::run(call, &tables[..], output, work, move |tables, mut out| {
+    launch::write(call, &tables[..], output, work, move |tables, mut out| {
         let out = out.dense(len / features, features);
         for_dtype!(stored, T => {
             let tables = tables.iter().map(|table| table.matrix().matrix::<T>());
@@ -251,7 +252,7 @@ pub(super) fn mean_pool<'py>(
     }
     let (tokens, features) = (tokens.unsigned_abs(), features.unsigned_abs());
     let rows = len / features;
-    call::run(call, [Some(&**x), mask.as_ref()], output, x.len() as f32 * COST, move |[x, mask], mut out| {
+    launch::write(call, [Some(&**x), mask.as_ref()], output, x.len() as f32 * COST, move |[x, mask], mut out| {
         let Some(x) = x else { return Ok(()) };
         let mask = mask.map(|mask| mask.dense(rows, tokens).bytes());
         let (x, out) = (x.dense(rows * tokens, features), out.dense(rows, features));

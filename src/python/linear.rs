@@ -10,10 +10,11 @@ use numpy::npyffi::npy_intp;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyType};
 
-use super::call::{self, Call, Inputs, Object, Returned, Signature};
+use super::call::{Call, Object, Returned, Signature};
 use super::dims::Dims;
 use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, out_of_memory, text, type_error, type_name, value_error, wrong_dtype, wrong_shape};
+use super::launch::{self, Inputs};
 use super::ndarray::{Block, BlockMut, Kept, NdArray, Operand, Pins, Place};
 use super::out::{Output, Slot};
 use super::strides::Plan;
@@ -178,7 +179,7 @@ where
     let in_place = output.in_place();
     let (k, n) = (k.unsigned_abs(), n.unsigned_abs());
     let inputs = Arguments { arrays: [Some(&**x), residual.map(|residual| &**residual), weight, bias], layers, py };
-    call::run(call, inputs, output, rows as f32 * work * COST, move |[x, residual, weight, bias], mut out| {
+    launch::write(call, inputs, output, rows as f32 * work * COST, move |[x, residual, weight, bias], mut out| {
         let Some(x) = x else { return Ok(()) };
         let (weight, bias) = (weight.map(|weight| weight.matrix()), bias.map(|bias| bias.vector()));
         let added = |place: Option<Place>| match &residual {
@@ -481,7 +482,7 @@ impl Linear {
         let source = weight.dtype();
         let nanoseconds = weight.len() as f32 * PACKING;
         let inputs = [Some(&*weight), bias.as_deref()];
-        let packed = call::read(call, py, inputs, nanoseconds, |[weight, bias]| {
+        let packed = launch::read(call, py, inputs, nanoseconds, |[weight, bias]| {
             let weight = weight.map(|weight| weight.matrix());
             let bias = bias.map(|bias| bias.vector());
             for_dtype!(dtype, W => if source == dtype {

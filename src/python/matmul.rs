@@ -3,10 +3,11 @@
 use numpy::npyffi::npy_intp;
 use pyo3::prelude::*;
 
-use super::call::{self, Call, Object, Returned, Signature};
+use super::call::{Call, Object, Returned, Signature};
 use super::dims::Dims;
 use super::dtype::for_dtype;
 use super::errors::{Shape, value_error};
+use super::launch;
 use super::linear::COST;
 use super::ndarray::{NdArray, Place};
 use super::out::{Output, Slot};
@@ -95,7 +96,7 @@ pub(super) fn product<'py>(
     let count = batch.iter().map(|dim| dim.unsigned_abs()).product::<usize>();
     let work = count as f32 * m as f32 * n as f32 * k as f32;
     if batch.is_empty() {
-        return call::run(call, [Some(&**a), Some(&**b)], output, work * COST, move |operands, mut out| {
+        return launch::write(call, [Some(&**a), Some(&**b)], output, work * COST, move |operands, mut out| {
             let [Some(a), Some(b)] = operands else { return Ok(()) };
             let (a, b, out) = (a.block(a_place), b.block(b_place), out.block(place));
             for_dtype!(dtype, T => crate::matmul(a.matrix::<T>(), b.matrix::<T>(), out.matrix::<T>()))
@@ -119,7 +120,7 @@ pub(super) fn product<'py>(
     let strides = strides.each_ref().map(|strides| &**strides);
     let mut plan = Plan::rows(&walked, strides, walked.len() - 1, n, 2, item.unsigned_abs())?;
     plan.hold(1)?;
-    call::run(call, [Some(&**a), Some(&**b)], output, work * COST, move |operands, out| {
+    launch::write(call, [Some(&**a), Some(&**b)], output, work * COST, move |operands, out| {
         let [Some(a), Some(b)] = operands else { return Ok(()) };
         for_dtype!(dtype, T => crate::matmul_batch(plan.blocks(), |index| {
             let [first, second, target] = plan.places(index);

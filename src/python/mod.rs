@@ -13,6 +13,7 @@ mod elementwise;
 mod embedding;
 mod errors;
 mod inspect;
+mod launch;
 mod legacy;
 mod linear;
 mod list;

@@ -3,8 +3,9 @@
 
 use pyo3::prelude::*;
 
-use super::call::{self, Call, Object, Returned};
+use super::call::{Call, Object, Returned};
 use super::dtype::{Dtype, Element, for_dtype};
+use super::launch;
 use super::ndarray::{Block, BlockMut, NdArray};
 use super::out::{Output, Slot};
 use super::strides::Plan;
@@ -131,7 +132,7 @@ pub(super) fn run<'py>(
         None => len,
     };
     let rows = len / cols;
-    call::run(call, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
+    launch::write(call, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
         let Some(x) = x else { return Ok(()) };
         let inputs = Inputs {
             x: x.dense(rows, cols),
@@ -157,7 +158,7 @@ fn scattered<'py>(
     let Arrays { x, residual, mask, weight, bias } = arrays;
     let (dtype, in_place, plan) = (x.dtype(), output.in_place(), plan(arrays, &output, axis)?);
     let inputs = [Some(&**x), residual, mask, weight, bias];
-    call::run(call, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
+    launch::write(call, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
         let Some(x) = x else { return Ok(()) };
         let weight = weight.map(|weight| weight.vector());
         let bias = bias.map(|bias| bias.vector());

@@ -4,9 +4,10 @@ use pyo3::prelude::*;
 
 use crate::math::activation::Activation;
 use crate::python::arguments::Optional;
-use crate::python::call::{Call, Object, Returned, Signature, read};
+use crate::python::call::{Call, Object, Returned, Signature};
 use crate::python::dtype::for_dtype;
 use crate::python::elementwise::{dropped, elementwise, scaled};
+use crate::python::launch;
 use crate::python::linear;
 use crate::python::linear::activation_of;
 use crate::python::matmul;
@@ -50,7 +51,7 @@ fn sum(signature: Signature, array: Object<'_, '_>) -> PyResult<f64> {
             array = array.contiguous(op, &mut dense)?;
         }
     }
-    read(call, array.py(), [Some(&**array)], len as f32 * COST, |[array]| {
+    launch::read(call, array.py(), [Some(&**array)], len as f32 * COST, |[array]| {
         let Some(array) = array else { return 0.0 };
         let block = place.map_or_else(|| array.dense(1, len), |place| array.block(place));
         for_dtype!(dtype, T => crate::sum_of_squares(block.matrix::<T>()))
