@@ -46,7 +46,7 @@ WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') 
 	$(shell find bindings/python \( -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -not -path '*/tests/*')
 
 .DELETE_ON_ERROR:
-.PHONY: help demo minilm bench-minilm wheel test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
+.PHONY: help demo minilm bench-minilm wheel check test test-rust test-no-std test-python test-examples bench bench-linear exhaustive \
 	fuzz fuzz-asan mutants features test-debug test-asan test-asan-python test-miri test-valgrind test-tsan test-levels test-aarch64 test-avx512 embedded \
 	test-pythons check-wheel lint types docs site drop-in clean
 
@@ -60,6 +60,11 @@ minilm: $(VENV)/.wheel $(VENV)/.minilm  ## semantic search with all-MiniLM-L6-v2
 	$(VENV)/bin/python examples/minilm.py
 
 wheel: $(VENV)/.wheel   ## build the wheel in release mode and install it in .venv
+
+check:                  ## the quick loop, under two minutes on a built tree: formatting, clippy, the Rust tests of std,f16
+	cargo fmt --check
+	cargo clippy --quiet --no-default-features --features std,f16 --all-targets -- -D warnings
+	cargo test --quiet --no-default-features --features std,f16 --lib --tests
 
 test: test-rust test-no-std test-python test-examples types  ## all tests: the commands that follow
 
