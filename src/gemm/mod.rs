@@ -1,7 +1,7 @@
-//! The matrix product under `linear`, `matmul` and `PackedLinear`. [`driver`] cuts a product into blocks and hands them
-//! to threads; [`block`] computes one of them, whatever its storage types, which [`part`] knows; [`tile`] is the
-//! inner loop, [`pack`] lays operands out for the cache; [`stream`] and
-//! [`turned`] are for few rows and a weight that is read where it lies. Without std [`direct`] takes the place of [`block`].
+//! The matrix product under `linear`, `matmul` and `PackedLinear`. [`partition`] cuts a product into blocks and hands them
+//! to threads; [`macro_kernel`] computes one of them, whatever its storage types, which [`operands`] knows; [`micro_kernel`] is the
+//! inner loop, [`pack`] lays operands out for the cache; [`gemv_rows`] and
+//! [`gemv_columns`] are for few rows and a weight that is read where it lies. Without std [`direct`] takes the place of [`macro_kernel`].
 //!
 //! Each output is computed in one fixed order, whatever path computes it: k is cut into equal blocks of at most [`DEPTH`], each
 //! block is a chain of multiply-adds from zero in order of k, and the blocks are added in order. So its bits depend
@@ -26,24 +26,24 @@ macro_rules! each_index {
     )*};
 }
 
-#[cfg(feature = "std")]
-pub(crate) mod block;
 #[cfg(not(feature = "std"))]
 mod direct;
 #[cfg(feature = "std")]
 mod dot;
-pub(crate) mod driver;
-pub(crate) mod finish;
+pub(crate) mod epilogue;
+#[cfg(feature = "std")]
+mod gemv_columns;
+#[cfg(feature = "std")]
+mod gemv_rows;
+#[cfg(feature = "std")]
+pub(crate) mod macro_kernel;
+#[cfg(feature = "std")]
+pub(crate) mod micro_kernel;
+#[cfg(feature = "std")]
+pub(crate) mod operands;
 pub(crate) mod pack;
-#[cfg(feature = "std")]
-pub(crate) mod part;
+pub(crate) mod partition;
 pub(crate) mod problem;
-#[cfg(feature = "std")]
-mod stream;
-#[cfg(feature = "std")]
-pub(crate) mod tile;
-#[cfg(feature = "std")]
-mod turned;
 
 /// The most steps of a block of k: so many that little time goes into adding blocks up, few enough for the panels of a
 /// tile to stay in the cache's first level, or pass through it from the second in time, while rows pass. Part of what a

@@ -9,7 +9,7 @@ use num_traits::Float as _;
 use crate::error::{Error, NoMemory, ShapeError};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 #[cfg(feature = "std")]
-use crate::gemm::tile::{Former, Lie, MOST_COLUMNS, Run, Store, run_tiles, tiled_rows};
+use crate::gemm::micro_kernel::{Former, Lie, MOST_COLUMNS, Run, Store, run_tiles, tiled_rows};
 use crate::gemm::{pack, panel_width, problem};
 use crate::kernel::kernel;
 use crate::math;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ShapeError};
 use crate::float::Float;
-use crate::gemm::driver::Multiply;
+use crate::gemm::partition::Multiply;
 use crate::gemm::problem::{Bias, Finish, Product, Residual, Weight};
 use crate::math::activation::Activation;
 use crate::view::{Matrix, MatrixMut};

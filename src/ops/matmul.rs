@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ShapeError};
 use crate::float::Float;
-use crate::gemm::driver::{Multiply, MultiplyIn, most_room};
+use crate::gemm::partition::{Multiply, MultiplyIn, most_room};
 use crate::gemm::problem::{self, Bias, Finish, Product, Residual, Weight};
 use crate::math::activation::Activation;
 use crate::parallel;

@@ -7,7 +7,7 @@ use core::fmt;
 use crate::error::NoMemory;
 use crate::error::{Error, ShapeError};
 use crate::float::Float;
-use crate::gemm::driver::{Multiply, MultiplyWide};
+use crate::gemm::partition::{Multiply, MultiplyWide};
 use crate::gemm::problem::{Bias, Finish, Product, Residual, Weight};
 use crate::gemm::{pack, panel_width};
 use crate::math::activation::Activation;

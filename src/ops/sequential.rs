@@ -8,7 +8,7 @@ use std::vec::Vec;
 
 use crate::error::{Error, NoMemory, ShapeError};
 use crate::float::Float;
-use crate::gemm::driver::most_room;
+use crate::gemm::partition::most_room;
 use crate::gemm::problem::{Residual, nanoseconds};
 use crate::math::activation::Activation;
 use crate::ops::activation::activate;

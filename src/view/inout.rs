@@ -9,8 +9,8 @@ use core::slice;
 use fearless_simd::{Select, Simd, SimdBase};
 
 use super::matrix::{Matrix, MatrixMut, SharedMut};
+use super::pairwise::Tree;
 use super::row::{Row, ask_ahead, pad};
-use super::tree::Tree;
 use super::{Line, inlined};
 use crate::error::{Shape, ShapeError};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};

@@ -8,17 +8,17 @@ use crate::float::Compute;
 
 mod inout;
 mod matrix;
+mod pairwise;
 #[cfg(feature = "std")]
 mod panels;
 mod row;
-mod tree;
 
 pub(crate) use inout::{InOut, InOutMatrix, Scratch};
 pub use matrix::{Matrix, MatrixMut};
+pub(crate) use pairwise::Tree;
 #[cfg(feature = "std")]
 pub(crate) use panels::{MOST_ROWS_INSET, Strip};
 pub(crate) use row::Row;
-pub(crate) use tree::Tree;
 
 /// The closure that it is given: where an attribute on one may stand.
 #[inline(always)]

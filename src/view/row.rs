@@ -6,7 +6,7 @@ use core::slice;
 use fearless_simd::{Select, Simd, SimdBase};
 
 use super::inlined;
-use super::tree::{CHAIN, Tree};
+use super::pairwise::{CHAIN, Tree};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::simd;
 

@@ -1,5 +1,5 @@
 //! What happens to complete sums: bias, residual, activation, rounding to the storage type. Shared by all ways to
-//! compute sums; activations themselves are in `ops::activation`.
+//! compute sums; activations themselves are in `math::activation`.
 
 #[cfg(not(feature = "std"))]
 use core::ops::Range;

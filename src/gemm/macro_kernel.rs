@@ -3,10 +3,10 @@
 
 use core::iter::repeat_n;
 
-use super::part::{Operands, Region, Target};
+use super::micro_kernel::{Former, Lie, MOST_VECTORS, Run, Store, run_tiles, tiled_rows};
+use super::operands::{Operands, Region, Target};
 use super::problem::runs;
-use super::tile::{Former, Lie, MOST_VECTORS, Run, Store, run_tiles, tiled_rows};
-use super::{block_depth, dot, panel_width, stream};
+use super::{block_depth, dot, gemv_rows, panel_width};
 use crate::error::{NoMemory, Shape};
 use crate::float::Compute;
 use crate::kernel::kernel;
@@ -125,7 +125,7 @@ impl Plan {
 
     /// From a row of streamed sums to the next.
     fn stride<C>(&self) -> usize {
-        stream::stride::<C>(self.width * self.in_place)
+        gemv_rows::stride::<C>(self.width * self.in_place)
     }
 
     /// The bytes of what is packed, of x laid out, of sums, of streamed sums and of the bias.

@@ -4,17 +4,17 @@
 use core::ops::Range;
 
 #[cfg(feature = "std")]
-use super::block::{BAND_ROWS, BlockRoom, MultiplyBlock, PACKED_PANELS};
-#[cfg(feature = "std")]
 use super::block_depth;
-use super::panel_width;
 #[cfg(feature = "std")]
-use super::part::{Ending, Sides};
+use super::macro_kernel::{BAND_ROWS, BlockRoom, MultiplyBlock, PACKED_PANELS};
+#[cfg(feature = "std")]
+use super::micro_kernel::MOST_VECTORS;
+#[cfg(feature = "std")]
+use super::operands::{Ending, Sides};
+use super::panel_width;
 #[cfg(feature = "std")]
 use super::problem::{Bias, Residual};
 use super::problem::{Finish, Product, Weight, nanoseconds, reading};
-#[cfg(feature = "std")]
-use super::tile::MOST_VECTORS;
 use crate::error::NoMemory;
 #[cfg(feature = "std")]
 use crate::error::Shape;
@@ -338,7 +338,7 @@ fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
 mod tests {
     use std::vec;
 
-    use super::super::block::room_here;
+    use super::super::macro_kernel::room_here;
     use super::*;
     use crate::simd::{self, Level};
 

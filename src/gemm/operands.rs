@@ -6,9 +6,9 @@ use core::ops::Range;
 
 use fearless_simd::Simd;
 
+use super::micro_kernel::{MAX_WIDENING_ROWS, Run, max_tile_rows, run_tiles, widest};
 use super::problem::{self, Finish, Residual, Weight};
-use super::tile::{MAX_WIDENING_ROWS, Run, max_tile_rows, run_tiles, widest};
-use super::{pack, panel_width, stream, turned};
+use super::{gemv_columns, gemv_rows, pack, panel_width};
 use crate::error::Shape;
 use crate::float::{Compute, Float};
 use crate::math::activation::Activation;
@@ -65,7 +65,7 @@ pub(crate) trait Operands<C: Compute> {
     fn before(&self, level: simd::Level, rows: usize) -> Option<usize>;
     /// Whether such panels are not for tiles, but for [`stream`](Operands::stream).
     fn streams(&self, level: simd::Level) -> bool;
-    /// Writes the steps `depth` of the products of x with such panels. See [`stream::multiply`].
+    /// Writes the steps `depth` of the products of x with such panels. See [`gemv_rows::multiply`].
     fn stream(&self, level: simd::Level, depth: Range<usize>, x: Matrix<'_, C>, sums: &mut [C]) -> usize;
     /// Runs tiles of a size (rows, panels) over such panels (from which on, how far before the columns the first of all
     /// begins); `depth` is the run's steps. See [`run_tiles`].
@@ -174,7 +174,7 @@ impl<X: Float, W: Float<Acc = X::Acc>> Sides<'_, X, W> {
         match self.weight {
             Weight::Matrix(weight) if self.x.rows() <= MOST_ROWS_INSET || self.streams(simd::level()) => {
                 let width = const { panel_width::<W::Acc>() };
-                (width - stream::until_aligned(&weight)) % width
+                (width - gemv_rows::until_aligned(&weight)) % width
             }
             _ => 0,
         }
@@ -215,8 +215,8 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
             Weight::Packed { shape: (_, cols), .. } => cols.div_ceil(width),
             Weight::Matrix(weight) => {
                 let most = match span(&weight) {
-                    span if span > MOST_BYTES_NEAR => stream::MOST_ROWS,
-                    _ if is_read_again::<T::Acc>(level, rows) => stream::MOST_ROWS,
+                    span if span > MOST_BYTES_NEAR => gemv_rows::MOST_ROWS,
+                    _ if is_read_again::<T::Acc>(level, rows) => gemv_rows::MOST_ROWS,
                     span if span <= MOST_BYTES_CLOSE => usize::MAX,
                     _ => MOST_ROWS_IN_PLACE,
                 };
@@ -248,7 +248,7 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         }
         match self.x.rows() {
             1 => far || is_long && by_short_pieces,
-            rows @ 2..=stream::MOST_ROWS => far || is_read_again::<T::Acc>(level, rows),
+            rows @ 2..=gemv_rows::MOST_ROWS => far || is_read_again::<T::Acc>(level, rows),
             _ => false,
         }
     }
@@ -257,10 +257,15 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         let Weight::Matrix(weight) = self.weight else { return 0 };
         let width = const { panel_width::<T::Acc>() };
         if self.is_turned(x.rows()) {
-            turned::multiply(level, x.row(0).unwrap_or(&[]), weight.block(depth, 0..weight.cols()).transpose(), sums);
+            gemv_columns::multiply(
+                level,
+                x.row(0).unwrap_or(&[]),
+                weight.block(depth, 0..weight.cols()).transpose(),
+                sums,
+            );
             return 0;
         }
-        stream::multiply(level, x, weight.block(depth, 0..weight.cols() / width * width), sums)
+        gemv_rows::multiply(level, x, weight.block(depth, 0..weight.cols() / width * width), sums)
     }
 
     fn tiles(
