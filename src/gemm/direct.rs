@@ -5,8 +5,8 @@ use core::ops::Range;
 
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
-use super::problem::{Finish, Weight};
-use super::{block_depth, vectors};
+use super::problem::{FusedEpilogue, Weight};
+use super::{kc_of, vectors_per_panel};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::simd::{self, dispatch};
 use crate::view::{Matrix, MatrixMut, inlined};
@@ -21,7 +21,7 @@ const GROUP: usize = 4;
 pub(super) fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
-    finish: Finish<'_, T>,
+    epilogue: FusedEpilogue<'_, T>,
     out: MatrixMut<'_, T>,
 ) {
     #[inline(always)]
@@ -29,18 +29,18 @@ pub(super) fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>
         simd: S,
         x: Matrix<'_, X>,
         weight: Weight<'_, W>,
-        finish: Finish<'_, T>,
+        epilogue: FusedEpilogue<'_, T>,
         out: MatrixMut<'_, T>,
     ) {
-        if const { vectors::<S, T::Acc>() == 1 } {
-            block::<S, T, X, W, 1>(simd, x, weight, finish, out);
-        } else if const { vectors::<S, T::Acc>() == 2 } {
-            block::<S, T, X, W, 2>(simd, x, weight, finish, out);
+        if const { vectors_per_panel::<S, T::Acc>() == 1 } {
+            block::<S, T, X, W, 1>(simd, x, weight, epilogue, out);
+        } else if const { vectors_per_panel::<S, T::Acc>() == 2 } {
+            block::<S, T, X, W, 2>(simd, x, weight, epilogue, out);
         } else {
-            block::<S, T, X, W, 4>(simd, x, weight, finish, out);
+            block::<S, T, X, W, 4>(simd, x, weight, epilogue, out);
         }
     }
-    dispatch!(simd::level(), simd => by_vectors(simd, x, weight, finish, out));
+    dispatch!(simd::level(), simd => by_vectors(simd, x, weight, epilogue, out));
 }
 
 #[inline(always)]
@@ -48,16 +48,16 @@ fn block<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, cons
     simd: S,
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
-    finish: Finish<'_, T>,
+    epilogue: FusedEpilogue<'_, T>,
     mut out: MatrixMut<'_, T>,
 ) {
     // Few rows share too little of what is read to make up for sums that go to the stack and back.
     if !simd::HAS_VECTORS || out.rows() < ROWS {
-        return block_in_registers::<S, T, X, W, V>(simd, x, weight, finish, out);
+        return block_in_registers::<S, T, X, W, V>(simd, x, weight, epilogue, out);
     }
     let width = V * Lanes::<S, T>::LEN;
     let ((rows, cols), k) = (out.shape(), x.cols());
-    let step = block_depth(k);
+    let step = kc_of(k);
     let zeros = [T::Acc::ZERO; SUMS];
     for row in (0..rows).step_by(ROWS) {
         let rows = row..(row + ROWS).min(rows);
@@ -90,10 +90,10 @@ fn block<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, cons
             }
             // Slices whose lengths do not fit cannot be; said this way, no code for a panic is linked.
             let (Some(sums), Some(bias)) = (sums.get_mut(..len), bias.get_mut(..width)) else { return };
-            let finish = finish.part(rows.clone(), cols.clone());
-            finish.load_bias(simd, bias);
+            let epilogue = epilogue.part(rows.clone(), cols.clone());
+            epilogue.load_bias(simd, bias);
             let out = out.block_mut(rows.clone(), cols);
-            finish.store(simd, sums, width, bias, (0, 0), out);
+            epilogue.store(simd, sums, width, bias, (0, 0), out);
         }
     }
 }
@@ -105,13 +105,13 @@ fn block_in_registers<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = 
     simd: S,
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
-    finish: Finish<'_, T>,
+    epilogue: FusedEpilogue<'_, T>,
     mut out: MatrixMut<'_, T>,
 ) {
     let lanes = Lanes::<S, T>::LEN;
     let width = V * lanes;
     let ((rows, cols), k) = (out.shape(), x.cols());
-    let step = block_depth(k);
+    let step = kc_of(k);
     let zeros = [Lanes::<S, T>::splat(simd, T::Acc::ZERO); V];
     for row in 0..rows {
         for col in (0..cols).step_by(width) {
@@ -157,7 +157,7 @@ fn block_in_registers<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = 
             }
             // The general ending takes as long as some twenty steps.
             let target = out.row_mut(row).and_then(|row| row.get_mut(cols.clone()));
-            if target.is_some_and(|target| finish.store_whole(simd, sums, cols.clone(), target)) {
+            if target.is_some_and(|target| epilogue.store_whole(simd, sums, cols.clone(), target)) {
                 continue;
             }
             let (mut numbers, mut bias) = ([T::Acc::ZERO; MAX_LANES], [T::Acc::ZERO; MAX_LANES]);
@@ -165,10 +165,10 @@ fn block_in_registers<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = 
             for (numbers, sum) in numbers.chunks_exact_mut(lanes).zip(sums) {
                 <T::Acc as Float>::store::<S>(sum, numbers);
             }
-            let finish = finish.part(row..row + 1, cols.clone());
-            finish.load_bias(simd, bias);
+            let epilogue = epilogue.part(row..row + 1, cols.clone());
+            epilogue.load_bias(simd, bias);
             let out = out.block_mut(row..row + 1, cols);
-            finish.store(simd, numbers, width, bias, (0, 0), out);
+            epilogue.store(simd, numbers, width, bias, (0, 0), out);
         }
     }
 }

@@ -6,13 +6,13 @@ use core::ops::Range;
 
 use fearless_simd::{Select, Simd, SimdBase};
 
-use super::problem::{Bias, Finish, Residual};
+use super::problem::{Bias, FusedEpilogue, Residual};
 #[cfg(feature = "std")]
 use crate::float::Compute;
 use crate::float::{Float, Lanes, MAX_LANES};
 use crate::math::activation::Activation;
 #[cfg(feature = "std")]
-use crate::simd::MAPPED_IN_STEP;
+use crate::simd::MAP_UNROLL;
 use crate::view::MatrixMut;
 
 /// A vector of up to as many values as it has lanes, then zeros.
@@ -29,7 +29,7 @@ fn load_some<S: Simd, T: Float>(simd: S, values: &[T]) -> Lanes<S, T> {
     T::load(simd, &whole[..lanes])
 }
 
-/// Rounds and writes the lanes of a vector that `target` has room for.
+/// Rounds and writes the lanes of a vector that `target` holds.
 #[inline(always)]
 fn store_some<S: Simd, T: Float>(lanes: Lanes<S, T>, target: &mut [T]) {
     if target.len() == Lanes::<S, T>::LEN {
@@ -42,7 +42,7 @@ fn store_some<S: Simd, T: Float>(lanes: Lanes<S, T>, target: &mut [T]) {
     }
 }
 
-impl<T: Float> Finish<'_, T> {
+impl<T: Float> FusedEpilogue<'_, T> {
     /// The bias, widened, then zeros; without one -0, which leaves each sum as it is.
     #[inline(always)]
     pub(super) fn load_bias<S: Simd>(&self, simd: S, target: &mut [T::Acc]) {
@@ -58,7 +58,7 @@ impl<T: Float> Finish<'_, T> {
             Bias::Stored(values) => widen(simd, values, target),
             Bias::Computed(values) => widen(simd, values, target),
             #[cfg(feature = "std")]
-            Bias::One(value) => target.fill(value),
+            Bias::Uniform(value) => target.fill(value),
         }
     }
 
@@ -221,7 +221,7 @@ fn activate<S: Simd, C: Compute>(
                             bias,
                             out,
                             #[inline(always)]
-                            |vectors| Activation::$variant.apply_several::<S, C, MAPPED_IN_STEP>(simd, vectors),
+                            |vectors| Activation::$variant.apply_unrolled::<S, C, MAP_UNROLL>(simd, vectors),
                         ),)*
                         Activation::None | Activation::Relu => {}
                     }
@@ -239,25 +239,25 @@ fn each_few<S: Simd, C: Compute>(
     (sums, stride): (&mut [C], usize),
     bias: Option<&[C]>,
     mut out: Option<MatrixMut<'_, C>>,
-    apply: impl Fn([C::Lanes<S>; MAPPED_IN_STEP]) -> [C::Lanes<S>; MAPPED_IN_STEP],
+    apply: impl Fn([C::Lanes<S>; MAP_UNROLL]) -> [C::Lanes<S>; MAP_UNROLL],
 ) {
     let lanes = C::Lanes::<S>::LEN;
-    let step = MAPPED_IN_STEP * lanes;
+    let step = MAP_UNROLL * lanes;
     let (mut row, mut col) = (0, 0);
     // What is too short is filled up, so that there is one copy of `apply`, and nothing in it depends on how much there is.
-    let mut room = [C::ZERO; MAPPED_IN_STEP * MAX_LANES];
+    let mut padded = [C::ZERO; MAP_UNROLL * MAX_LANES];
     for few in sums.chunks_mut(step) {
         let len = few.len();
         let is_short = len < step;
         let values = if is_short {
-            room[..len].copy_from_slice(few);
-            &mut room[..step]
+            padded[..len].copy_from_slice(few);
+            &mut padded[..step]
         } else {
             &mut *few
         };
-        let mut vectors = [C::Lanes::<S>::splat(simd, C::ZERO); MAPPED_IN_STEP];
-        let mut places = [(0, 0); MAPPED_IN_STEP];
-        for index in 0..MAPPED_IN_STEP {
+        let mut vectors = [C::Lanes::<S>::splat(simd, C::ZERO); MAP_UNROLL];
+        let mut places = [(0, 0); MAP_UNROLL];
+        for index in 0..MAP_UNROLL {
             vectors[index] = C::load(simd, &values[index * lanes..(index + 1) * lanes]);
             if let Some(bias) = bias.and_then(|bias| bias.get(col..col + lanes)) {
                 vectors[index] += C::load(simd, bias);
@@ -269,13 +269,13 @@ fn each_few<S: Simd, C: Compute>(
             }
         }
         let vectors = apply(vectors);
-        for index in 0..MAPPED_IN_STEP {
+        for index in 0..MAP_UNROLL {
             let (row, col) = places[index];
             let place = out.as_mut().and_then(|out| out.row_mut(row)).and_then(|row| row.get_mut(col..col + lanes));
             C::store::<S>(vectors[index], place.unwrap_or(&mut values[index * lanes..(index + 1) * lanes]));
         }
         if is_short && out.is_none() {
-            few.copy_from_slice(&room[..len]);
+            few.copy_from_slice(&padded[..len]);
         }
     }
 }

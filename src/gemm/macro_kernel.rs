@@ -3,35 +3,35 @@
 
 use core::iter::repeat_n;
 
-use super::micro_kernel::{Former, Lie, MOST_VECTORS, Run, Store, run_tiles, tiled_rows};
-use super::operands::{Operands, Region, Target};
-use super::problem::runs;
-use super::{block_depth, dot, gemv_rows, panel_width};
+use super::micro_kernel::{Beta, FusedStore, MAX_NR_VECTORS, PanelLayout, TileArgs, multiply_tiles, row_tiles};
+use super::operands::{OperandSource, OutputSink, TileSums};
+use super::problem::even_split;
+use super::{dot, gemv_rows, kc_of, panel_width};
 use crate::error::{NoMemory, Shape};
 use crate::float::Compute;
 use crate::kernel::kernel;
 use crate::math::activation::Activation;
 use crate::simd::{self, Level};
-use crate::view::{Line, Matrix, Strip};
-use crate::workspace::{Workspace, cut, room};
+use crate::view::{Line, Matrix, PanelGroup};
+use crate::workspace::{Workspace, bytes_of, split};
 
 /// The rows that go over the panels together, so that what they read of x stays in the cache's second level.
-pub(super) const BAND_ROWS: usize = 96;
+pub(super) const MC: usize = 96;
 /// The panels that are packed and then used at once: the longer the pieces of the weight that are read together, the faster
 /// that goes, and so many stay in the cache's second level.
-pub(super) const PACKED_PANELS: usize = 16;
+pub(super) const NC_PANELS: usize = 16;
 
 kernel! {
     /// A block of a product, whatever its storage types: called for compute types alone.
-    MultiplyBlock<T>(operands: &'a dyn Operands<T::Acc>, k: usize, target: &'a mut dyn Target<T::Acc>, workspace: &'a mut Workspace)
+    MultiplyBlock<T>(operands: &'a dyn OperandSource<T::Acc>, k: usize, target: &'a mut dyn OutputSink<T::Acc>, workspace: &'a mut Workspace)
         -> Result<(), NoMemory> = compute
 }
 
 /// Computes a block. Where there is no memory for that nothing is written.
 fn compute<C: Compute>(
-    operands: &dyn Operands<C>,
+    operands: &dyn OperandSource<C>,
     k: usize,
-    target: &mut dyn Target<C>,
+    target: &mut dyn OutputSink<C>,
     workspace: &mut Workspace,
 ) -> Result<(), NoMemory> {
     let level = simd::level();
@@ -39,42 +39,42 @@ fn compute<C: Compute>(
         && let (Some(x), Some(column)) = (operands.x().and_then(|x| x.row(0)), operands.column())
     {
         let parts = [panel_width::<C>() * size_of::<C>(); 2];
-        return workspace.lend(room(parts), |lines| one_by_one(level, (x, column), target, cut(lines, parts)));
+        return workspace.lend(bytes_of(parts), |lines| one_by_one(level, (x, column), target, split(lines, parts)));
     }
     let plan = Plan::new(level, operands, target.shape(), k, false);
     let parts = plan.parts::<C>();
-    workspace.lend(room(parts), |lines| by_tiles(level, operands, &plan, target, cut(lines, parts)))
+    workspace.lend(bytes_of(parts), |lines| by_tiles(level, operands, &plan, target, split(lines, parts)))
 }
 
 kernel! {
     /// The bytes of the workspace that a block of so many rows and columns takes, wherever in memory its weight begins.
-    BlockRoom<T>(operands: &'a dyn Operands<T::Acc>, shape: Shape, k: usize) -> usize = block_room
+    BlockWorkspace<T>(operands: &'a dyn OperandSource<T::Acc>, shape: Shape, k: usize) -> usize = block_workspace
 }
 
-fn block_room<C: Compute>(operands: &dyn Operands<C>, shape: Shape, k: usize) -> usize {
-    room(Plan::new(simd::level(), operands, shape, k, true).parts::<C>())
+fn block_workspace<C: Compute>(operands: &dyn OperandSource<C>, shape: Shape, k: usize) -> usize {
+    bytes_of(Plan::new(simd::level(), operands, shape, k, true).parts::<C>())
 }
 
 /// The same for the block as its weight lies.
 #[cfg(test)]
-pub(super) fn room_here<C: Compute>(operands: &dyn Operands<C>, shape: Shape, k: usize) -> usize {
-    room(Plan::new(simd::level(), operands, shape, k, false).parts::<C>())
+pub(super) fn workspace_here<C: Compute>(operands: &dyn OperandSource<C>, shape: Shape, k: usize) -> usize {
+    bytes_of(Plan::new(simd::level(), operands, shape, k, false).parts::<C>())
 }
 
 /// One row times one column.
 fn one_by_one<C: Compute>(
     level: Level,
     (x, column): (&[C], &[C]),
-    target: &mut dyn Target<C>,
+    target: &mut dyn OutputSink<C>,
     [sums, bias]: [&mut [Line]; 2],
 ) {
     let width = panel_width::<C>();
     let (sums, bias) = (Line::numbers::<C>(sums), Line::numbers::<C>(bias));
     target.load_bias(level, bias);
     if let Some(sum) = sums.first_mut() {
-        *sum = dot::dot(level, x, column, block_depth(x.len()));
+        *sum = dot::dot(level, x, column, kc_of(x.len()));
     }
-    target.store(level, Region { rows: 0..1, cols: 0..1, sums, stride: width, bias });
+    target.store(level, TileSums { rows: 0..1, cols: 0..1, sums, stride: width, bias });
 }
 
 /// How a block is gone over.
@@ -89,7 +89,7 @@ struct Plan {
     width: usize,
     panels: usize,
     in_place: usize,
-    /// How far before the first column panels begin, where the first and the last lie over part of others for that.
+    /// How far before the first column panels begin, where the first and the last layout over part of others for that.
     before: Option<usize>,
     /// The panels that are packed together.
     together: usize,
@@ -103,18 +103,18 @@ impl Plan {
     /// For a block of this shape; with `anywhere`, one that takes as much memory as any does whose weight lies otherwise.
     fn new<C: Compute>(
         level: Level,
-        operands: &dyn Operands<C>,
+        operands: &dyn OperandSource<C>,
         (rows, cols): Shape,
         k: usize,
         anywhere: bool,
     ) -> Self {
         let width = panel_width::<C>();
-        let step = block_depth(k);
+        let step = kc_of(k);
         // Panels may begin so far before the first column.
         let before = operands.before(level, rows).map(|before| if anywhere { width - 1 } else { before });
         let panels = cols.saturating_add(before.unwrap_or(0)).div_ceil(width);
         let in_place = if before.is_some() { panels } else { operands.panels_in_place(level, rows) };
-        let together = PACKED_PANELS.min(panels - in_place);
+        let together = NC_PANELS.min(panels - in_place);
         // Few rows, then, and no tiles.
         let streams = in_place > 0 && operands.streams(level);
         // Where one block of k is all there is, sums need not outlive a band, and where the epilogue is light, not a tile.
@@ -132,14 +132,14 @@ impl Plan {
     fn parts<C>(&self) -> [usize; 5] {
         let Self { rows, step, width, panels, .. } = *self;
         let numbers = |count: usize, each: usize| count.saturating_mul(each).saturating_mul(size_of::<C>());
-        let band_rows = BAND_ROWS.min(rows);
+        let band_rows = MC.min(rows);
         [
             numbers(self.together * width, step),
             numbers(if self.x_in_place { 0 } else { band_rows }, step),
             if self.keep {
                 numbers(rows, width * panels)
             } else {
-                numbers(band_rows, width * panels.min(MOST_VECTORS + 1))
+                numbers(band_rows, width * panels.min(MAX_NR_VECTORS + 1))
             },
             numbers(if self.streams { rows } else { 0 }, self.stride::<C>()),
             numbers(panels + 1, width),
@@ -151,9 +151,9 @@ impl Plan {
 /// tile.
 fn by_tiles<C: Compute>(
     level: Level,
-    operands: &dyn Operands<C>,
+    operands: &dyn OperandSource<C>,
     plan: &Plan,
-    target: &mut dyn Target<C>,
+    target: &mut dyn OutputSink<C>,
     [packed, x, sums, streamed, bias]: [&mut [Line]; 5],
 ) {
     let Plan { rows, cols, k, step, width, panels, in_place, before, together, x_in_place, streams, keep } = *plan;
@@ -177,20 +177,20 @@ fn by_tiles<C: Compute>(
             };
             first_panel = chunk.end;
             if chunk.start >= in_place {
-                operands.pack_weight(level, depth.clone(), chunk.start * width..(chunk.end * width).min(cols), packed);
+                operands.pack_b(level, depth.clone(), chunk.start * width..(chunk.end * width).min(cols), packed);
             }
-            let lie = match chunk.start < in_place && !operands.is_packed() {
-                false => Lie::Packed,
-                true if overlap => Lie::Overlapping,
-                true => Lie::SideBySide,
+            let layout = match chunk.start < in_place && !operands.is_packed() {
+                false => PanelLayout::Packed,
+                true if overlap => PanelLayout::Overlapping,
+                true => PanelLayout::SideBySide,
             };
             let mut band = 0;
-            for band_rows in runs(rows, BAND_ROWS).into_iter().flat_map(|(count, len)| repeat_n(len, count)) {
+            for band_rows in even_split(rows, MC).into_iter().flat_map(|(count, len)| repeat_n(len, count)) {
                 // One band is laid out once.
                 if !x_in_place && (chunk.start == 0 || band_rows < rows) {
-                    operands.widen_x(level, band..band + band_rows, depth.clone(), widened);
+                    operands.pack_a(level, band..band + band_rows, depth.clone(), widened);
                 }
-                for tiled in tiled_rows::<C>(level, band..band + band_rows) {
+                for tiled in row_tiles::<C>(level, band..band + band_rows) {
                     let run_rows = tiled.range();
                     let x = match operands.x() {
                         Some(x) => x.block(run_rows.clone(), depth.clone()),
@@ -206,18 +206,18 @@ fn by_tiles<C: Compute>(
                     } else {
                         0
                     };
-                    for (panel, count) in tiled.strips(chunk.clone(), lie) {
+                    for (panel, count) in tiled.panel_groups(chunk.clone(), layout) {
                         let strip =
                             (panel * width).saturating_sub(before)..((panel + count) * width - before).min(cols);
                         let bias = bias.get(strip.start..).unwrap_or(&[]);
-                        // The sums of a run of rows lie strip by strip.
+                        // The sums of a run of rows layout strip by strip.
                         let from = if keep { (run_rows.start * panels + run_rows.len() * panel) * width } else { 0 };
                         let len = run_rows.len() * count * width;
                         let Some(sums) = all_sums.get_mut(from..from + len) else { return };
                         let direct = depth.end == k && light && strip.len() == count * width && !streams;
                         let out = if direct { target.plain(run_rows.clone(), strip.clone()) } else { None };
-                        let store = out.map(|out| Store { bias, relu: activation == Activation::Relu, out });
-                        let former = if start == 0 { Former::Nothing } else { Former::Blocks };
+                        let store = out.map(|out| FusedStore { bias, relu: activation == Activation::Relu, out });
+                        let beta = if start == 0 { Beta::Zero } else { Beta::One };
                         if streams {
                             for (sums, added) in sums.chunks_mut(count * width).zip(streamed.chunks(stride)) {
                                 let added = added.get(offset + panel * width..).unwrap_or(&[]);
@@ -226,26 +226,26 @@ fn by_tiles<C: Compute>(
                                 }
                             }
                         } else if panel < in_place {
-                            let run = Run { x, sums: &mut *sums, stride: count * width, former, store };
-                            operands.tiles(level, (tiled.each, count), (panel, before), depth.clone(), run);
+                            let run = TileArgs { x, sums: &mut *sums, stride: count * width, beta, store };
+                            operands.tiles(level, (tiled.mr, count), (panel, before), depth.clone(), run);
                         } else {
-                            let run = Run { x, sums: &mut *sums, stride: count * width, former, store };
+                            let run = TileArgs { x, sums: &mut *sums, stride: count * width, beta, store };
                             let numbers = packed.get((panel - chunk.start) * steps * width..).unwrap_or(&[]);
-                            let Some(packed) = Strip::packed(numbers, (count, steps * width), steps, width) else {
+                            let Some(packed) = PanelGroup::packed(numbers, (count, steps * width), steps, width) else {
                                 return;
                             };
-                            run_tiles::<C, C>(level, (tiled.each, count), packed, run);
+                            multiply_tiles::<C, C>(level, (tiled.mr, count), packed, run);
                         }
                         if depth.end == k && !direct {
                             if overlap && strip.len() < count * width {
                                 let (first, last) =
                                     (before * usize::from(panel == 0), (panel + count) * width - before - strip.end);
                                 for sums in sums.chunks_exact_mut(count * width) {
-                                    close_up(sums, width, first, last);
+                                    compact(sums, width, first, last);
                                 }
                             }
                             let region =
-                                Region { rows: run_rows.clone(), cols: strip, sums, stride: count * width, bias };
+                                TileSums { rows: run_rows.clone(), cols: strip, sums, stride: count * width, bias };
                             target.store(level, region);
                         }
                     }
@@ -261,7 +261,7 @@ fn by_tiles<C: Compute>(
 }
 
 /// Moves sums side by side of which so many are missing in the first panel, at its end, and in the last one, at its beginning.
-fn close_up<C: Copy>(sums: &mut [C], width: usize, first: usize, last: usize) {
+fn compact<C: Copy>(sums: &mut [C], width: usize, first: usize, last: usize) {
     let len = sums.len();
     sums.copy_within(len - width + last.., len - width);
     sums.copy_within(width.., width - first);

@@ -3,7 +3,7 @@
 //! inner loop, [`pack`] lays operands out for the cache; [`gemv_rows`] and
 //! [`gemv_columns`] are for few rows and a weight that is read where it lies. Without std [`direct`] takes the place of [`macro_kernel`].
 //!
-//! Each output is computed in one fixed order, whatever path computes it: k is cut into equal blocks of at most [`DEPTH`], each
+//! Each output is computed in one fixed order, whatever path computes it: k is cut into equal blocks of at most [`KC`], each
 //! block is a chain of multiply-adds from zero in order of k, and the blocks are added in order. So its bits depend
 //! on its row, its column, k and the CPU level alone: not on the other rows and columns, not on how operands lie in
 //! memory, not on threads.
@@ -48,20 +48,20 @@ pub(crate) mod problem;
 /// The most steps of a block of k: so many that little time goes into adding blocks up, few enough for the panels of a
 /// tile to stay in the cache's first level, or pass through it from the second in time, while rows pass. Part of what a
 /// result's bits depend on.
-pub(crate) const DEPTH: usize = 512;
+pub(crate) const KC: usize = 512;
 
 /// The columns of a panel of a packed weight whose compute type is `C`: one cache line of them, at every CPU level.
 pub(crate) const fn panel_width<C>() -> usize {
     64 / size_of::<C>()
 }
 
-/// The length of a block of k, but for the last: as even as can be, at most [`DEPTH`]. Depends on k alone, as a
+/// The length of a block of k, but for the last: as even as can be, at most [`KC`]. Depends on k alone, as a
 /// result's bits depend on it.
-pub(crate) fn block_depth(k: usize) -> usize {
-    k.div_ceil(k.div_ceil(DEPTH).max(1)).max(1)
+pub(crate) fn kc_of(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(KC).max(1)).max(1)
 }
 
 /// How many vectors a panel is wide.
-pub(crate) const fn vectors<S: Simd, C: Compute>() -> usize {
+pub(crate) const fn vectors_per_panel<S: Simd, C: Compute>() -> usize {
     panel_width::<C>() / C::Lanes::<S>::LEN
 }

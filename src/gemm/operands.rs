@@ -6,18 +6,18 @@ use core::ops::Range;
 
 use fearless_simd::Simd;
 
-use super::micro_kernel::{MAX_WIDENING_ROWS, Run, max_tile_rows, run_tiles, widest};
-use super::problem::{self, Finish, Residual, Weight};
+use super::micro_kernel::{MAX_WIDENING_MR, TileArgs, max_mr_at, multiply_tiles, widest};
+use super::problem::{self, FusedEpilogue, Residual, Weight};
 use super::{gemv_columns, gemv_rows, pack, panel_width};
 use crate::error::Shape;
 use crate::float::{Compute, Float};
 use crate::math::activation::Activation;
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{Line, MOST_ROWS_INSET, Matrix, MatrixMut, Strip};
+use crate::view::{Line, MAX_MR_OVERLAPPING, Matrix, MatrixMut, PanelGroup};
 use crate::workspace::{MOST_SHARED, Workspace};
 
-/// A weight whose rows lie side by side and that spans at most so many bytes is never packed: it stays in the cache's second
+/// A weight whose rows layout side by side and that spans at most so many bytes is never packed: it stays in the cache's second
 /// level, from where tiles read it fast enough.
 const MOST_BYTES_CLOSE: usize = 1 << 20;
 
@@ -27,8 +27,8 @@ const MOST_BYTES_NEAR: usize = 16 << 20;
 /// The most rows for which it is not packed: to pack it would cost more than it gains.
 const MOST_ROWS_IN_PLACE: usize = 200;
 
-/// The fewest panels of a weight for which it matters how its rows lie in their cache lines; the most rows are those that tiles
-/// of inset panels take, [`MOST_ROWS_INSET`].
+/// The fewest panels of a weight for which it matters how its rows layout in their cache lines; the most rows are those that tiles
+/// of inset panels take, [`MAX_MR_OVERLAPPING`].
 const LEAST_ALIGNED: usize = 8;
 
 /// So many bytes of a row of a weight are read about as fast as all of it.
@@ -39,7 +39,7 @@ const PACKED_AT_ONCE: usize = 16;
 
 /// Rows and columns of a block, and their sums: row r's begin at `r * stride`.
 #[derive(Debug)]
-pub(crate) struct Region<'a, C> {
+pub(crate) struct TileSums<'a, C> {
     pub(super) rows: Range<usize>,
     pub(super) cols: Range<usize>,
     pub(super) sums: &'a mut [C],
@@ -50,41 +50,41 @@ pub(crate) struct Region<'a, C> {
 
 /// What the code of a block asks of x and the weight, whatever their storage types. Rows and columns count from the
 /// block's.
-pub(crate) trait Operands<C: Compute> {
-    /// x, where it is of the compute type and the elements of each row lie side by side.
+pub(crate) trait OperandSource<C: Compute> {
+    /// x, where it is of the compute type and the elements of each row layout side by side.
     fn x(&self) -> Option<Matrix<'_, C>>;
     /// Lays out a block of x row after row.
-    fn widen_x(&self, level: simd::Level, rows: Range<usize>, depth: Range<usize>, target: &mut [C]);
+    fn pack_a(&self, level: simd::Level, rows: Range<usize>, depth: Range<usize>, target: &mut [C]);
     /// Whether the weight lies in panels.
     fn is_packed(&self) -> bool;
     /// How many panels of columns, counted from the first, tiles of so many rows read where the weight lies.
     fn panels_in_place(&self, level: simd::Level, rows: usize) -> usize;
     /// How far before the first column panels should begin, so that they do not straddle cache lines, where that matters to
-    /// tiles of so many rows. The first panel and the last then lie within the columns after all, over part of their
+    /// tiles of so many rows. The first panel and the last then layout within the columns after all, over part of their
     /// neighbours, and none is packed.
     fn before(&self, level: simd::Level, rows: usize) -> Option<usize>;
-    /// Whether such panels are not for tiles, but for [`stream`](Operands::stream).
+    /// Whether such panels are not for tiles, but for [`stream`](OperandSource::stream).
     fn streams(&self, level: simd::Level) -> bool;
     /// Writes the steps `depth` of the products of x with such panels. See [`gemv_rows::multiply`].
     fn stream(&self, level: simd::Level, depth: Range<usize>, x: Matrix<'_, C>, sums: &mut [C]) -> usize;
     /// Runs tiles of a size (rows, panels) over such panels (from which on, how far before the columns the first of all
-    /// begins); `depth` is the run's steps. See [`run_tiles`].
+    /// begins); `depth` is the run's steps. See [`multiply_tiles`].
     fn tiles(
         &self,
         level: simd::Level,
         size: (usize, usize),
         panel: (usize, usize),
         depth: Range<usize>,
-        run: Run<'_, C>,
+        run: TileArgs<'_, C>,
     );
     /// The first column, where it is of the compute type and lies side by side.
     fn column(&self) -> Option<&[C]>;
     /// Lays out a block of the weight in panels.
-    fn pack_weight(&self, level: simd::Level, depth: Range<usize>, cols: Range<usize>, target: &mut [C]);
+    fn pack_b(&self, level: simd::Level, depth: Range<usize>, cols: Range<usize>, target: &mut [C]);
 }
 
 /// What it asks of the result.
-pub(crate) trait Target<C: Compute> {
+pub(crate) trait OutputSink<C: Compute> {
     /// (rows, columns)
     fn shape(&self) -> Shape;
     fn activation(&self) -> Activation;
@@ -93,27 +93,27 @@ pub(crate) trait Target<C: Compute> {
     /// The bias, and zeros past the last column.
     fn load_bias(&self, level: simd::Level, target: &mut [C]);
     /// Finishes sums and stores them.
-    fn store(&mut self, level: simd::Level, region: Region<'_, C>);
+    fn store(&mut self, level: simd::Level, region: TileSums<'_, C>);
 }
 
 /// The operands of a block.
 #[derive(Debug)]
-pub(super) struct Sides<'a, X, W> {
+pub(super) struct BlockOperands<'a, X, W> {
     pub(super) x: Matrix<'a, X>,
     pub(super) weight: Weight<'a, W>,
 }
 
 /// The result of a block.
 #[derive(Debug)]
-pub(super) struct Ending<'a, T: Float> {
-    pub(super) finish: Finish<'a, T>,
+pub(super) struct BlockOutput<'a, T: Float> {
+    pub(super) epilogue: FusedEpilogue<'a, T>,
     pub(super) out: MatrixMut<'a, T>,
 }
 
-impl<T: Float, W: Float<Acc = T::Acc>> Sides<'_, T, W> {
+impl<T: Float, W: Float<Acc = T::Acc>> BlockOperands<'_, T, W> {
     /// Calls `body` with the weight in panels of the compute type, packed once for blocks of `rows` rows. Does nothing
     /// where such blocks read it in place, or where a thread does not have or keep so much memory.
-    pub(super) fn with_packed<R>(&self, rows: usize, threads: bool, body: impl FnOnce(&[T::Acc]) -> R) -> Option<R> {
+    pub(super) fn pack_once<R>(&self, rows: usize, threads: bool, body: impl FnOnce(&[T::Acc]) -> R) -> Option<R> {
         let width = const { panel_width::<T::Acc>() };
         let (k, cols) = self.weight.shape();
         let fits = |len: &usize| (1..=MOST_SHARED / size_of::<T::Acc>()).contains(len);
@@ -127,7 +127,7 @@ impl<T: Float, W: Float<Acc = T::Acc>> Sides<'_, T, W> {
         let level = simd::level();
         let pack = |part: Range<usize>, panels: &mut [T::Acc]| {
             let cols = part.start / k..(part.end / k).min(cols);
-            self.pack_weight(level, 0..k, cols, panels);
+            self.pack_b(level, 0..k, cols, panels);
         };
         let chunk = PACKED_AT_ONCE * width * k;
         if threads {
@@ -146,17 +146,17 @@ impl<T: Float, W: Float<Acc = T::Acc>> Sides<'_, T, W> {
 
 /// Whether tile after tile of so many rows would read one cache line of each row of a weight, which all fall into few sets of
 /// the cache.
-fn is_read_again<C: Compute>(level: simd::Level, rows: usize) -> bool {
-    let most = max_tile_rows::<C>(level);
+fn would_thrash<C: Compute>(level: simd::Level, rows: usize) -> bool {
+    let most = max_mr_at::<C>(level);
     rows > most && widest::<C>(level, most) == 1
 }
 
-/// How much memory the elements of a weight lie spread over, in bytes.
+/// How much memory the elements of a weight layout spread over, in bytes.
 fn span<W: Float>(weight: &Matrix<'_, W>) -> usize {
     weight.row_stride().unsigned_abs().saturating_mul(weight.rows()).saturating_mul(size_of::<W>())
 }
 
-impl<X: Float, W: Float<Acc = X::Acc>> Sides<'_, X, W> {
+impl<X: Float, W: Float<Acc = X::Acc>> BlockOperands<'_, X, W> {
     /// Whether one row reads the weight as it lies, its columns side by side.
     fn is_turned(&self, rows: usize) -> bool {
         match self.weight {
@@ -168,11 +168,11 @@ impl<X: Float, W: Float<Acc = X::Acc>> Sides<'_, X, W> {
         }
     }
 
-    /// How many columns of a panel that does not straddle cache lines lie before the first column, where rows are so few
+    /// How many columns of a panel that does not straddle cache lines layout before the first column, where rows are so few
     /// that it matters.
-    pub(super) fn straddling(&self) -> usize {
+    pub(super) fn misalignment(&self) -> usize {
         match self.weight {
-            Weight::Matrix(weight) if self.x.rows() <= MOST_ROWS_INSET || self.streams(simd::level()) => {
+            Weight::Matrix(weight) if self.x.rows() <= MAX_MR_OVERLAPPING || self.streams(simd::level()) => {
                 let width = const { panel_width::<W::Acc>() };
                 (width - gemv_rows::until_aligned(&weight)) % width
             }
@@ -185,17 +185,17 @@ fn is_same<T: 'static, U: 'static>() -> bool {
     TypeId::of::<T>() == TypeId::of::<U>()
 }
 
-impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
+impl<T: Float, W: Float<Acc = T::Acc>> OperandSource<T::Acc> for BlockOperands<'_, T, W> {
     fn x(&self) -> Option<Matrix<'_, T::Acc>> {
         self.x.same_type().filter(Matrix::has_contiguous_rows)
     }
 
-    fn widen_x(&self, level: simd::Level, rows: Range<usize>, depth: Range<usize>, target: &mut [T::Acc]) {
+    fn pack_a(&self, level: simd::Level, rows: Range<usize>, depth: Range<usize>, target: &mut [T::Acc]) {
         #[inline(never)]
         fn widen<S: Simd, T: Float>(simd: S, x: Matrix<'_, T>, target: &mut [T::Acc]) {
             simd.vectorize(
                 #[inline(always)]
-                || pack::pack_rows(simd, x, target),
+                || pack::pack_a(simd, x, target),
             );
         }
         dispatch!(level, simd => widen(simd, self.x.block(rows.clone(), depth.clone()), target));
@@ -207,7 +207,7 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
 
     fn panels_in_place(&self, level: simd::Level, rows: usize) -> usize {
         // More rows than that fill more than one tile, and each widens anew.
-        if !is_same::<W, T::Acc>() && rows > MAX_WIDENING_ROWS {
+        if !is_same::<W, T::Acc>() && rows > MAX_WIDENING_MR {
             return 0;
         }
         let width = const { panel_width::<T::Acc>() };
@@ -216,7 +216,7 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
             Weight::Matrix(weight) => {
                 let most = match span(&weight) {
                     span if span > MOST_BYTES_NEAR => gemv_rows::MOST_ROWS,
-                    _ if is_read_again::<T::Acc>(level, rows) => gemv_rows::MOST_ROWS,
+                    _ if would_thrash::<T::Acc>(level, rows) => gemv_rows::MOST_ROWS,
                     span if span <= MOST_BYTES_CLOSE => usize::MAX,
                     _ => MOST_ROWS_IN_PLACE,
                 };
@@ -233,8 +233,8 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
 
     fn before(&self, level: simd::Level, rows: usize) -> Option<usize> {
         let is_worth_it =
-            !self.is_packed() && rows <= MOST_ROWS_INSET && self.panels_in_place(level, rows) >= LEAST_ALIGNED;
-        (is_worth_it && !self.streams(level)).then(|| self.straddling())
+            !self.is_packed() && rows <= MAX_MR_OVERLAPPING && self.panels_in_place(level, rows) >= LEAST_ALIGNED;
+        (is_worth_it && !self.streams(level)).then(|| self.misalignment())
     }
 
     fn streams(&self, level: simd::Level) -> bool {
@@ -248,7 +248,7 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         }
         match self.x.rows() {
             1 => far || is_long && by_short_pieces,
-            rows @ 2..=gemv_rows::MOST_ROWS => far || is_read_again::<T::Acc>(level, rows),
+            rows @ 2..=gemv_rows::MOST_ROWS => far || would_thrash::<T::Acc>(level, rows),
             _ => false,
         }
     }
@@ -274,20 +274,20 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         size: (usize, usize),
         (panel, before): (usize, usize),
         depth: Range<usize>,
-        run: Run<'_, T::Acc>,
+        run: TileArgs<'_, T::Acc>,
     ) {
         let width = const { panel_width::<T::Acc>() };
         let strip = match self.weight {
             Weight::Packed { panels, shape: (k, _) } => {
                 let numbers = panels.get((panel * k + depth.start) * width..).unwrap_or(&[]);
-                Strip::packed(numbers, (size.1, k * width), depth.len(), width)
+                PanelGroup::packed(numbers, (size.1, k * width), depth.len(), width)
             }
             Weight::Matrix(weight) => {
-                Strip::of_rows(weight.block(depth, 0..weight.cols()), width, before, panel..panel + size.1)
+                PanelGroup::of_rows(weight.block(depth, 0..weight.cols()), width, before, panel..panel + size.1)
             }
         };
         if let Some(strip) = strip {
-            run_tiles::<T::Acc, W>(level, size, strip, run);
+            multiply_tiles::<T::Acc, W>(level, size, strip, run);
         }
     }
 
@@ -298,12 +298,12 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
         }
     }
 
-    fn pack_weight(&self, level: simd::Level, depth: Range<usize>, cols: Range<usize>, target: &mut [T::Acc]) {
+    fn pack_b(&self, level: simd::Level, depth: Range<usize>, cols: Range<usize>, target: &mut [T::Acc]) {
         #[inline(never)]
         fn pack_matrix<S: Simd, W: Float>(simd: S, weight: Matrix<'_, W>, target: &mut [W::Acc]) {
             simd.vectorize(
                 #[inline(always)]
-                || pack::pack_panels(simd, weight, target),
+                || pack::pack_b(simd, weight, target),
             );
         }
         #[inline(never)]
@@ -330,17 +330,17 @@ impl<T: Float, W: Float<Acc = T::Acc>> Operands<T::Acc> for Sides<'_, T, W> {
     }
 }
 
-impl<T: Float> Target<T::Acc> for Ending<'_, T> {
+impl<T: Float> OutputSink<T::Acc> for BlockOutput<'_, T> {
     fn shape(&self) -> Shape {
         self.out.shape()
     }
 
     fn activation(&self) -> Activation {
-        self.finish.activation
+        self.epilogue.activation
     }
 
     fn plain(&mut self, rows: Range<usize>, cols: Range<usize>) -> Option<MatrixMut<'_, T::Acc>> {
-        match self.finish.residual {
+        match self.epilogue.residual {
             Residual::None => self.out.block_mut(rows, cols).same_type(),
             _ => None,
         }
@@ -348,20 +348,20 @@ impl<T: Float> Target<T::Acc> for Ending<'_, T> {
 
     fn load_bias(&self, level: simd::Level, target: &mut [T::Acc]) {
         #[inline(never)]
-        fn load<S: Simd, T: Float>(simd: S, finish: &Finish<'_, T>, target: &mut [T::Acc]) {
+        fn load<S: Simd, T: Float>(simd: S, epilogue: &FusedEpilogue<'_, T>, target: &mut [T::Acc]) {
             simd.vectorize(
                 #[inline(always)]
-                || finish.load_bias(simd, target),
+                || epilogue.load_bias(simd, target),
             );
         }
-        dispatch!(level, simd => load(simd, &self.finish, target));
+        dispatch!(level, simd => load(simd, &self.epilogue, target));
     }
 
-    fn store(&mut self, level: simd::Level, region: Region<'_, T::Acc>) {
+    fn store(&mut self, level: simd::Level, region: TileSums<'_, T::Acc>) {
         #[inline(never)]
         fn store<S: Simd, T: Float>(
             simd: S,
-            finish: &Finish<'_, T>,
+            epilogue: &FusedEpilogue<'_, T>,
             position: (usize, usize),
             (sums, stride): (&mut [T::Acc], usize),
             bias: &[T::Acc],
@@ -369,12 +369,12 @@ impl<T: Float> Target<T::Acc> for Ending<'_, T> {
         ) {
             simd.vectorize(
                 #[inline(always)]
-                || finish.store(simd, sums, stride, bias, position, out),
+                || epilogue.store(simd, sums, stride, bias, position, out),
             );
         }
-        let Region { rows, cols, sums, stride, bias } = region;
+        let TileSums { rows, cols, sums, stride, bias } = region;
         let position = (rows.start, cols.start);
         let out = self.out.block_mut(rows, cols);
-        dispatch!(level, simd => store(simd, &self.finish, position, (sums, stride), bias, out));
+        dispatch!(level, simd => store(simd, &self.epilogue, position, (sums, stride), bias, out));
     }
 }

@@ -2,13 +2,13 @@
 
 #[cfg(feature = "std")]
 pub(crate) use blocks::widen_panel;
-pub(crate) use blocks::{pack_panels, pack_rows};
+pub(crate) use blocks::{pack_a, pack_b};
 
 use super::panel_width;
 use crate::float::Float;
 use crate::view::Matrix;
 
-/// What a block packs into scratch memory.
+/// What a block packs into its workspace.
 mod blocks {
     use fearless_simd::{Simd, SimdBase};
 
@@ -42,7 +42,7 @@ mod blocks {
     /// Lays out a block of a weight as panels of its compute type: panel after panel, row after row, any numbers past
     /// the last column.
     #[inline(always)]
-    pub(crate) fn pack_panels<S: Simd, W: Float>(simd: S, weight: Matrix<'_, W>, panels: &mut [W::Acc]) {
+    pub(crate) fn pack_b<S: Simd, W: Float>(simd: S, weight: Matrix<'_, W>, panels: &mut [W::Acc]) {
         let lanes = Lanes::<S, W>::LEN;
         let width = const { panel_width::<W::Acc>() };
         let (steps, cols) = weight.shape();
@@ -130,7 +130,7 @@ mod blocks {
 
     /// Lays out `x` in its compute type, row after row.
     #[inline(always)]
-    pub(crate) fn pack_rows<S: Simd, T: Float>(simd: S, x: Matrix<'_, T>, target: &mut [T::Acc]) {
+    pub(crate) fn pack_a<S: Simd, T: Float>(simd: S, x: Matrix<'_, T>, target: &mut [T::Acc]) {
         let lanes = Lanes::<S, T>::LEN;
         let (rows, cols) = x.shape();
         if !x.has_contiguous_rows() {
@@ -215,14 +215,14 @@ mod blocks {
     /// The numbers that a block of 128 bits has at most.
     const SIDE: usize = 4;
 
-    type Block<S, C> = <<C as Compute>::Lanes<S> as SimdBase<S>>::Block;
+    type Block128<S, C> = <<C as Compute>::Lanes<S> as SimdBase<S>>::Block;
 
     /// Exchanges rows and columns of a square of blocks: interleaving each with the one half the square on, as often
     /// as it takes to move each number to its place.
     #[inline(always)]
-    fn exchange<S: Simd, C: Compute>(square: [Block<S, C>; SIDE]) -> [Block<S, C>; SIDE] {
+    fn exchange<S: Simd, C: Compute>(square: [Block128<S, C>; SIDE]) -> [Block128<S, C>; SIDE] {
         let [a, b, c, d] = square;
-        if Block::<S, C>::LEN == 2 {
+        if Block128::<S, C>::LEN == 2 {
             let (a, b) = a.interleave(b);
             return [a, b, c, d];
         }

@@ -4,17 +4,17 @@
 use core::ops::Range;
 
 #[cfg(feature = "std")]
-use super::block_depth;
+use super::kc_of;
 #[cfg(feature = "std")]
-use super::macro_kernel::{BAND_ROWS, BlockRoom, MultiplyBlock, PACKED_PANELS};
+use super::macro_kernel::{BlockWorkspace, MC, MultiplyBlock, NC_PANELS};
 #[cfg(feature = "std")]
-use super::micro_kernel::MOST_VECTORS;
+use super::micro_kernel::MAX_NR_VECTORS;
 #[cfg(feature = "std")]
-use super::operands::{Ending, Sides};
+use super::operands::{BlockOperands, BlockOutput};
 use super::panel_width;
 #[cfg(feature = "std")]
 use super::problem::{Bias, Residual};
-use super::problem::{Finish, Product, Weight, nanoseconds, reading};
+use super::problem::{FusedEpilogue, Product, Weight, nanoseconds, reading};
 use crate::error::NoMemory;
 #[cfg(feature = "std")]
 use crate::error::Shape;
@@ -23,7 +23,7 @@ use crate::kernel::kernel;
 use crate::parallel::{self, Tiling};
 use crate::view::{Matrix, MatrixMut};
 #[cfg(feature = "std")]
-use crate::workspace::room;
+use crate::workspace::bytes_of;
 use crate::workspace::{Missing, Workspace};
 
 /// The multiply-adds that a block should have, so that handing it to a thread does not matter.
@@ -49,7 +49,7 @@ const FEW_ROWS_PANELS: usize = 16;
 const FEW_ROWS_SUMS: usize = if cfg!(feature = "std") { 1 << 14 } else { usize::MAX };
 
 /// How many rows and how many panels each block has, where there are so many threads.
-fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> (usize, usize) {
+fn partition<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> (usize, usize) {
     let panels = cols.div_ceil(panel_width::<C>());
     // Part of a panel takes as long as a whole one.
     let work = rows.saturating_mul(k.max(1)).saturating_mul(panels.saturating_mul(panel_width::<C>()));
@@ -93,7 +93,7 @@ kernel! {
     MultiplyWide<T>(product: Product<'a, T::Acc, T>, out: MatrixMut<'a, T::Acc>) -> Result<(), NoMemory> = run_alone
 }
 kernel! {
-    /// One of several products, on all threads or on this one. It needs no more memory than a workspace of [`most_room`] has.
+    /// One of several products, on all threads or on this one. It needs no more memory than a workspace of [`max_workspace`] has.
     MultiplyIn<T>(workspace: &'a mut Workspace, product: Product<'a, T, T>, out: MatrixMut<'a, T>, threads: bool)
         -> Result<(), NoMemory> = run
 }
@@ -120,7 +120,7 @@ fn run<T: Float, W: Float<Acc = T::Acc>>(
     if cols == 1 && rows > 1 && out.row_stride() == 1 {
         return run_column(product, out, threads, workspace);
     }
-    run_blocks(product.x, product.weight, product.finish, out, threads, workspace)
+    run_blocks(product.x, product.weight, product.epilogue, out, threads, workspace)
 }
 
 /// A weight of one column as the row that it is in memory.
@@ -142,21 +142,21 @@ fn run_column<T: Float, W: Float<Acc = T::Acc>>(
     threads: bool,
     workspace: &mut Workspace,
 ) -> Result<(), NoMemory> {
-    let Product { x, weight, finish } = product;
+    let Product { x, weight, epilogue } = product;
     let Some(row) = column_of::<T::Acc, W>(weight) else { return Ok(()) };
-    let bias = match finish.bias {
+    let bias = match epilogue.bias {
         Bias::None => Bias::None,
-        Bias::Stored(values) => values.first().map_or(Bias::None, |value| Bias::One(value.to_acc())),
-        Bias::Computed(values) => values.first().map_or(Bias::None, |&value| Bias::One(value)),
-        Bias::One(value) => Bias::One(value),
+        Bias::Stored(values) => values.first().map_or(Bias::None, |value| Bias::Uniform(value.to_acc())),
+        Bias::Computed(values) => values.first().map_or(Bias::None, |&value| Bias::Uniform(value)),
+        Bias::Uniform(value) => Bias::Uniform(value),
     };
-    let residual = match finish.residual {
+    let residual = match epilogue.residual {
         Residual::Matrix(matrix) => Residual::Matrix(matrix.transpose()),
         other => other,
     };
     let Some(out) = out.column_as_row() else { return Ok(()) };
-    let finish = Finish { bias, residual, ..finish };
-    run_blocks(row, Weight::Matrix(x.transpose()), finish, out, threads, workspace)
+    let epilogue = FusedEpilogue { bias, residual, ..epilogue };
+    run_blocks(row, Weight::Matrix(x.transpose()), epilogue, out, threads, workspace)
 }
 
 /// How a product is cut into blocks. `None`: it is so small that it is one.
@@ -172,10 +172,10 @@ fn tiling<X: Float, W: Float<Acc = X::Acc>>(
     }
     let few = !cfg!(feature = "std") || rows <= FEW_ROWS;
     let many = if threads { parallel::num_threads().max(1) } else { 1 };
-    let (block_rows, block_panels) = cut::<X::Acc>((rows, k, cols), few, many);
+    let (block_rows, block_panels) = partition::<X::Acc>((rows, k, cols), few, many);
     // So that no block but the first begins with columns that straddle cache lines.
     #[cfg(feature = "std")]
-    let shift = Sides { x, weight }.straddling();
+    let shift = BlockOperands { x, weight }.misalignment();
     #[cfg(not(feature = "std"))]
     let (shift, _) = (0, weight);
     Some(Tiling { size: (block_rows, block_panels * panel_width::<X::Acc>()), shift })
@@ -185,31 +185,31 @@ fn tiling<X: Float, W: Float<Acc = X::Acc>>(
 fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
-    finish: Finish<'_, T>,
+    epilogue: FusedEpilogue<'_, T>,
     #[cfg_attr(not(feature = "std"), allow(unused_mut, reason = "lent once more with std"))] mut out: MatrixMut<'_, T>,
     threads: bool,
     workspace: &mut Workspace,
 ) -> Result<(), NoMemory> {
     let shape = out.shape();
-    let Some(tiling) = tiling(x, weight, shape, threads) else { return run_block(x, weight, finish, out, workspace) };
+    let Some(tiling) = tiling(x, weight, shape, threads) else { return run_block(x, weight, epilogue, out, workspace) };
     #[cfg(feature = "std")]
     if tiling.size.0 < shape.0 && shape.0 > FEW_ROWS {
-        let packed = Sides { x, weight }.with_packed(shape.0, threads, |panels| {
+        let packed = BlockOperands { x, weight }.pack_once(shape.0, threads, |panels| {
             let weight = Weight::Packed { panels, shape: (x.cols(), shape.1) };
-            run_cut(x, weight, finish, out.reborrow(), tiling, threads, workspace)
+            run_partitioned(x, weight, epilogue, out.reborrow(), tiling, threads, workspace)
         });
         if let Some(result) = packed {
             return result;
         }
     }
-    run_cut(x, weight, finish, out, tiling, threads, workspace)
+    run_partitioned(x, weight, epilogue, out, tiling, threads, workspace)
 }
 
 /// Has blocks computed.
-fn run_cut<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
+fn run_partitioned<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
-    finish: Finish<'_, T>,
+    epilogue: FusedEpilogue<'_, T>,
     mut out: MatrixMut<'_, T>,
     tiling: Tiling,
     threads: bool,
@@ -218,12 +218,12 @@ fn run_cut<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     let (shape, k) = (out.shape(), x.cols());
     let block = |workspace: &mut Workspace, rows: Range<usize>, cols: Range<usize>, out: MatrixMut<'_, T>| {
         let x = x.block(rows.clone(), 0..k);
-        let (weight, finish) = (weight.part(k, cols.clone()), finish.part(rows, cols));
-        run_block(x, weight, finish, out, workspace)
+        let (weight, epilogue) = (weight.part(k, cols.clone()), epilogue.part(rows, cols));
+        run_block(x, weight, epilogue, out, workspace)
     };
     let count = tiling.count(shape);
     #[cfg(feature = "std")]
-    let bytes = if count > 1 { room_of_blocks(x, weight, shape, tiling) } else { 0 };
+    let bytes = if count > 1 { workspace_of_blocks(x, weight, shape, tiling) } else { 0 };
     #[cfg(not(feature = "std"))]
     let bytes = 0;
     // For all blocks, before the first is written.
@@ -251,7 +251,7 @@ fn run_cut<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
 
 /// The bytes of the workspace that each block of a product takes at most.
 #[cfg(feature = "std")]
-fn room_of_blocks<X: Float, W: Float<Acc = X::Acc>>(
+fn workspace_of_blocks<X: Float, W: Float<Acc = X::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
     shape: Shape,
@@ -264,8 +264,8 @@ fn room_of_blocks<X: Float, W: Float<Acc = X::Acc>>(
     for first in [0, count - across].into_iter().take(if count > across { 2 } else { 1 }) {
         for col in (0..across.min(2)).chain((across > 2).then_some(across - 1)) {
             let (rows, cols) = tiling.tile(shape, first + col);
-            let sides = Sides { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
-            bytes = bytes.max(BlockRoom::run::<X::Acc>(&sides, (rows.len(), cols.len()), k));
+            let sides = BlockOperands { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
+            bytes = bytes.max(BlockWorkspace::run::<X::Acc>(&sides, (rows.len(), cols.len()), k));
         }
     }
     bytes
@@ -274,7 +274,7 @@ fn room_of_blocks<X: Float, W: Float<Acc = X::Acc>>(
 /// The bytes of the workspace that each block of a product with so many rows, steps and columns takes at most, however its
 /// operands lie and however many threads there are.
 #[cfg(feature = "std")]
-pub(crate) fn most_room<C>((rows, k, cols): (usize, usize, usize)) -> usize {
+pub(crate) fn max_workspace<C>((rows, k, cols): (usize, usize, usize)) -> usize {
     /// Of blocks of many rows, as [`FEW_ROWS_SUMS`] of others; the smallest products have fewer.
     const SUMS: usize = MOST_ROWS * MOST_PANELS;
     const { assert!(SUMS <= FEW_ROWS_SUMS && SMALL_SUMS <= FEW_ROWS_SUMS) };
@@ -285,27 +285,27 @@ pub(crate) fn most_room<C>((rows, k, cols): (usize, usize, usize)) -> usize {
     // One at either end, for columns of which the cut or the cache's lines do not allow for.
     let panels = cols.div_ceil(width).saturating_add(2);
     let most = |each: usize| FEW_ROWS_SUMS + each * rows.min(MOST_ROWS);
-    let step = block_depth(k);
+    let step = kc_of(k);
     let line = |count: usize, each: usize| count.saturating_mul(each).saturating_mul(64);
     let is_kept = k > step || rows <= FEW_ROWS;
-    let room = room([
-        line(panels.min(PACKED_PANELS), step),
-        rows.min(BAND_ROWS).saturating_mul(step).saturating_mul(size_of::<C>()),
+    let bytes = bytes_of([
+        line(panels.min(NC_PANELS), step),
+        rows.min(MC).saturating_mul(step).saturating_mul(size_of::<C>()),
         if is_kept {
             line(rows.saturating_mul(panels).min(most(2)), 1)
         } else {
-            line(rows.min(BAND_ROWS), panels.min(MOST_VECTORS + 1))
+            line(rows.min(MC), panels.min(MAX_NR_VECTORS + 1))
         },
         if rows <= FEW_ROWS { line(rows.saturating_mul(panels.saturating_add(2)).min(most(4)), 1) } else { 0 },
         line(panels.min(FEW_ROWS_SUMS + 2).saturating_add(1), 1),
     ]);
     // A single column may be computed as a row.
-    if cols == 1 && rows > 1 { room.max(most_room::<C>((1, k, rows))) } else { room }
+    if cols == 1 && rows > 1 { bytes.max(max_workspace::<C>((1, k, rows))) } else { bytes }
 }
 
 #[cfg(not(feature = "std"))]
 #[allow(clippy::extra_unused_type_parameters, reason = "as with std")]
-pub(crate) fn most_room<C>(_: (usize, usize, usize)) -> usize {
+pub(crate) fn max_workspace<C>(_: (usize, usize, usize)) -> usize {
     0
 }
 
@@ -313,12 +313,12 @@ pub(crate) fn most_room<C>(_: (usize, usize, usize)) -> usize {
 fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
-    finish: Finish<'_, T>,
+    epilogue: FusedEpilogue<'_, T>,
     out: MatrixMut<'_, T>,
     workspace: &mut Workspace,
 ) -> Result<(), NoMemory> {
     let k = x.cols();
-    MultiplyBlock::run::<T::Acc>(&Sides { x, weight }, k, &mut Ending { finish, out }, workspace)
+    MultiplyBlock::run::<T::Acc>(&BlockOperands { x, weight }, k, &mut BlockOutput { epilogue, out }, workspace)
 }
 
 #[cfg(not(feature = "std"))]
@@ -326,11 +326,11 @@ fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
 fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
-    finish: Finish<'_, T>,
+    epilogue: FusedEpilogue<'_, T>,
     out: MatrixMut<'_, T>,
     _: &mut Workspace,
 ) -> Result<(), NoMemory> {
-    super::direct::run_block(x, weight, finish, out);
+    super::direct::run_block(x, weight, epilogue, out);
     Ok(())
 }
 
@@ -338,7 +338,7 @@ fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
 mod tests {
     use std::vec;
 
-    use super::super::macro_kernel::room_here;
+    use super::super::macro_kernel::workspace_here;
     use super::*;
     use crate::simd::{self, Level};
 
@@ -360,12 +360,13 @@ mod tests {
                 for weight in [Weight::Matrix(weight), panels] {
                     let Some(tiling) = tiling(x, weight, (rows, cols), true) else { continue };
                     let shape = (rows, cols);
-                    let reserved = room_of_blocks(x, weight, shape, tiling);
-                    assert!(reserved <= most_room::<T::Acc>(sizes), "{sizes:?} on {threads} threads: {reserved}");
+                    let reserved = workspace_of_blocks(x, weight, shape, tiling);
+                    assert!(reserved <= max_workspace::<T::Acc>(sizes), "{sizes:?} on {threads} threads: {reserved}");
                     for index in 0..tiling.count(shape) {
                         let (rows, cols) = tiling.tile(shape, index);
-                        let sides = Sides { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
-                        let needed = room_here::<T::Acc>(&sides, (rows.len(), cols.len()), k);
+                        let sides =
+                            BlockOperands { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
+                        let needed = workspace_here::<T::Acc>(&sides, (rows.len(), cols.len()), k);
                         assert!(needed <= reserved, "{sizes:?} on {threads} threads, {index}: {needed} of {reserved}");
                     }
                 }

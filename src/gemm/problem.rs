@@ -33,7 +33,7 @@ pub(crate) enum Bias<'a, T: Float> {
     Computed(&'a [T::Acc]),
     /// The same for each column.
     #[cfg(feature = "std")]
-    One(T::Acc),
+    Uniform(T::Acc),
 }
 
 /// What is added before the activation, element by element.
@@ -51,7 +51,7 @@ pub enum Residual<'a, T> {
 
 /// What is done to sums before they are stored: `activation(sum + bias + residual)`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Finish<'a, T: Float> {
+pub(crate) struct FusedEpilogue<'a, T: Float> {
     pub(crate) bias: Bias<'a, T>,
     pub(crate) residual: Residual<'a, T>,
     pub(crate) activation: Activation,
@@ -65,7 +65,7 @@ pub(crate) struct Finish<'a, T: Float> {
 pub(crate) struct Product<'a, T: Float, W> {
     pub(crate) x: Matrix<'a, T>,
     pub(crate) weight: Weight<'a, W>,
-    pub(crate) finish: Finish<'a, T>,
+    pub(crate) epilogue: FusedEpilogue<'a, T>,
 }
 
 /// The multiply-adds of `x` times a weight of `cols` columns.
@@ -95,7 +95,7 @@ impl<'a, W: Float> Weight<'a, W> {
     }
 }
 
-impl<T: Float> Finish<'_, T> {
+impl<T: Float> FusedEpilogue<'_, T> {
     /// What is done to these rows and columns.
     pub(super) fn part(self, rows: Range<usize>, cols: Range<usize>) -> Self {
         let bias = match self.bias {
@@ -103,7 +103,7 @@ impl<T: Float> Finish<'_, T> {
             Bias::Computed(values) => Bias::Computed(values.get(cols.clone()).unwrap_or(&[])),
             Bias::None => Bias::None,
             #[cfg(feature = "std")]
-            Bias::One(value) => Bias::One(value),
+            Bias::Uniform(value) => Bias::Uniform(value),
         };
         let residual = match self.residual {
             Residual::Matrix(matrix) => Residual::Matrix(matrix.block(rows, cols)),
@@ -115,7 +115,7 @@ impl<T: Float> Finish<'_, T> {
 
 /// How many rows each tile of a band has: as even as can be. Two runs of (tiles, rows of each).
 #[inline(always)]
-pub(crate) fn runs(rows: usize, most: usize) -> [(usize, usize); 2] {
+pub(crate) fn even_split(rows: usize, most: usize) -> [(usize, usize); 2] {
     let count = rows.div_ceil(most).max(1);
     let (len, longer) = (rows / count, rows % count);
     [(longer, len + 1), (count - longer, len)]

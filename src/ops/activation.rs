@@ -181,10 +181,10 @@ fn activate_elements<T: Float>(activation: Activation, io: InOutMatrix<'_, T>) {
                         parallel::for_each_elements(io, Activation::$variant.cost(), |_, _, mut block| {
                             dispatch!(level, simd => block.for_each_row(
                                 #[inline(always)]
-                                |_, mut row| row.map_in_step(
+                                |_, mut row| row.map_unrolled(
                                     simd,
                                     #[inline(always)]
-                                    |x| Activation::$variant.apply_several::<_, T::Acc, _>(simd, x),
+                                    |x| Activation::$variant.apply_unrolled::<_, T::Acc, _>(simd, x),
                                 ),
                             ));
                         });

@@ -9,18 +9,18 @@ use num_traits::Float as _;
 use crate::error::{Error, NoMemory, ShapeError};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 #[cfg(feature = "std")]
-use crate::gemm::micro_kernel::{Former, Lie, MOST_COLUMNS, Run, Store, run_tiles, tiled_rows};
+use crate::gemm::micro_kernel::{Beta, FusedStore, MAX_NR, PanelLayout, TileArgs, multiply_tiles, row_tiles};
 use crate::gemm::{pack, panel_width, problem};
 use crate::kernel::kernel;
 use crate::math;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 #[cfg(feature = "std")]
-use crate::view::Strip;
+use crate::view::PanelGroup;
 use crate::view::{Line, Matrix, MatrixMut, inlined};
 #[cfg(not(feature = "std"))]
 use crate::workspace::BYTES;
-use crate::workspace::{Missing, Workspace, cut, room};
+use crate::workspace::{Missing, Workspace, bytes_of, split};
 
 /// The keys that are scored together. Part of what a result's bits depend on.
 const KEYS: usize = if cfg!(feature = "std") { 256 } else { 16 };
@@ -195,7 +195,7 @@ impl<'a, T: Float> Head<'a, T> {
 
     /// The bytes of the workspace of such a block.
     fn room(&self, rows: usize) -> usize {
-        room(self.parts(rows))
+        bytes_of(self.parts(rows))
     }
 
     /// About how long the head takes on one core, in nanoseconds.
@@ -342,8 +342,8 @@ fn attend<T: Float>(
 ) -> Result<(), NoMemory> {
     let level = simd::level();
     let parts = head.parts(out.rows());
-    workspace.lend(room(parts), |lines| {
-        dispatch!(level, simd => block(simd, head, start, out, cut(lines, parts)));
+    workspace.lend(bytes_of(parts), |lines| {
+        dispatch!(level, simd => block(simd, head, start, out, split(lines, parts)));
     })
 }
 
@@ -538,7 +538,7 @@ fn block<S: Simd, T: Float>(
 /// How many queries each band of a block has: as even as can be.
 #[inline(always)]
 fn bands(rows: usize) -> impl Iterator<Item = usize> {
-    problem::runs(rows, BAND).into_iter().flat_map(|(count, len)| core::iter::repeat_n(len, count))
+    problem::even_split(rows, BAND).into_iter().flat_map(|(count, len)| core::iter::repeat_n(len, count))
 }
 
 /// Lays out queries row after row in the compute type, times `scale`.
@@ -546,7 +546,7 @@ fn bands(rows: usize) -> impl Iterator<Item = usize> {
 fn lay_out_queries<S: Simd, T: Float>(simd: S, q: Matrix<'_, T>, scale: T::Acc, target: &mut [T::Acc]) {
     let lanes = Lanes::<S, T>::LEN;
     let (rows, cols) = q.shape();
-    pack::pack_rows(simd, q, target);
+    pack::pack_a(simd, q, target);
     let target = target.get_mut(..rows * cols).unwrap_or(&mut []);
     let mut parts = target.chunks_exact_mut(lanes);
     for part in parts.by_ref() {
@@ -573,7 +573,7 @@ fn lay_out<S: Simd, T: Float>(
             let part = source.block(first..first + count, cols);
             let part = if across { part.transpose() } else { part };
             let len = part.cols().div_ceil(width) * width * part.rows();
-            pack::pack_panels(simd, part, panels.get_mut(..len).unwrap_or(&mut []));
+            pack::pack_b(simd, part, panels.get_mut(..len).unwrap_or(&mut []));
         }
         Keys::Picked(picked) => {
             let (steps, len) = if across { (cols.len(), picked.len()) } else { (picked.len(), cols.len()) };
@@ -624,23 +624,23 @@ fn score<S: Simd, C: Compute>(
     let width = const { panel_width::<C>() };
     let level = simd.level();
     let (rows, steps) = x.shape();
-    let bias = [C::ZERO; MOST_COLUMNS];
+    let bias = [C::ZERO; MAX_NR];
     let Ok(mut scores) = MatrixMut::with_stride(scores, rows, stride, stride) else { return };
     let panels = seen.div_ceil(width);
-    for rows in tiled_rows::<C>(level, 0..rows) {
-        for (panel, count) in rows.strips(0..panels, Lie::Packed) {
+    for rows in row_tiles::<C>(level, 0..rows) {
+        for (panel, count) in rows.panel_groups(0..panels, PanelLayout::Packed) {
             let cols = panel * width..(panel + count) * width;
             let numbers = keys.numbers.get(panel * keys.len..).unwrap_or(&[]);
-            let Some(strip) = Strip::packed(numbers, (count, keys.len), steps, width) else { return };
-            let store = Store { bias: &bias, relu: false, out: scores.block_mut(rows.range(), cols) };
-            let run = Run {
+            let Some(strip) = PanelGroup::packed(numbers, (count, keys.len), steps, width) else { return };
+            let store = FusedStore { bias: &bias, relu: false, out: scores.block_mut(rows.range(), cols) };
+            let run = TileArgs {
                 x: x.block(rows.range(), 0..steps),
                 sums: &mut [],
                 stride: 0,
-                former: Former::Nothing,
+                beta: Beta::Zero,
                 store: Some(store),
             };
-            run_tiles(level, (rows.each, count), strip, run);
+            multiply_tiles(level, (rows.mr, count), strip, run);
         }
     }
 }
@@ -678,14 +678,14 @@ fn weigh_values<S: Simd, C: Compute>(
     let level = simd.level();
     let (rows, steps) = weights.shape();
     let stride = panels * width;
-    let former = if first { Former::Nothing } else { Former::Blocks };
-    for rows in tiled_rows::<C>(level, 0..rows) {
-        for (panel, count) in rows.strips(0..panels, Lie::Packed) {
+    let beta = if first { Beta::Zero } else { Beta::One };
+    for rows in row_tiles::<C>(level, 0..rows) {
+        for (panel, count) in rows.panel_groups(0..panels, PanelLayout::Packed) {
             let numbers = values.numbers.get(panel * values.len..).unwrap_or(&[]);
-            let Some(strip) = Strip::packed(numbers, (count, values.len), steps, width) else { return };
+            let Some(strip) = PanelGroup::packed(numbers, (count, values.len), steps, width) else { return };
             let Some(sums) = sums.get_mut(rows.range().start * stride + panel * width..) else { return };
-            let run = Run { x: weights.block(rows.range(), 0..steps), sums, stride, former, store: None };
-            run_tiles(level, (rows.each, count), strip, run);
+            let run = TileArgs { x: weights.block(rows.range(), 0..steps), sums, stride, beta, store: None };
+            multiply_tiles(level, (rows.mr, count), strip, run);
         }
     }
 }
@@ -880,7 +880,7 @@ fn settle<S: Simd, C: Compute>(simd: S, scores: &mut [C], limit: usize, largest:
 /// Turns scores of a query into weights, relative to `anchor`, and adds them to `total` times `factor`.
 #[inline(always)]
 fn weigh<S: Simd, C: Compute>(simd: S, scores: &mut [C], anchor: C, factor: C, total: &mut [C]) {
-    const TOGETHER: usize = simd::MAPPED_IN_STEP;
+    const TOGETHER: usize = simd::MAP_UNROLL;
     let lanes = C::Lanes::<S>::LEN;
     let anchor = C::Lanes::<S>::splat(simd, anchor);
     let hidden = C::Lanes::<S>::splat(simd, C::neg_infinity());
@@ -891,7 +891,7 @@ fn weigh<S: Simd, C: Compute>(simd: S, scores: &mut [C], anchor: C, factor: C, t
             for vector in &mut vectors {
                 *vector -= anchor;
             }
-            let weights = math::wide::exp_nonpositive::<S, C, TOGETHER>(math::Several::new(simd, vectors)).lanes();
+            let weights = math::wide::exp_nonpositive::<S, C, TOGETHER>(math::Unrolled::new(simd, vectors)).lanes();
             for index in 0..TOGETHER {
                 parts[index] += weights[index];
             }

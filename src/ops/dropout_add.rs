@@ -173,8 +173,8 @@ fn block_elements<S: Simd, T: Float, M: Float<Acc = T::Acc>, const SELECT: bool>
             #[inline(always)]
             |row, io| {
                 let place = (first.0 + row, first.1 + start);
-                let residual = residual.gather(place.0, place.1, &mut residuals);
-                let mask = mask.gather(place.0, place.1, &mut masks);
+                let residual = residual.load_strided(place.0, place.1, &mut residuals);
+                let mask = mask.load_strided(place.0, place.1, &mut masks);
                 dropout_row::<S, T, M, SELECT>(simd, io, residual, mask, scale);
             },
         );
@@ -191,7 +191,7 @@ fn dropout_row<S: Simd, T: Float, M: Float<Acc = T::Acc>, const SELECT: bool>(
 ) {
     let scales = Lanes::<S, T>::splat(simd, scale);
     let zeros = Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0));
-    row.map_beside(
+    row.zip_map(
         simd,
         (residual, mask),
         #[inline(always)]

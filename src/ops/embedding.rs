@@ -40,7 +40,7 @@ pub fn embedding<'b, T: Float>(
 ) -> Result<(), ShapeError> {
     let out = out.into();
     check(tables, out.shape())?;
-    LookUp::run(tables, out);
+    Gather::run(tables, out);
     Ok(())
 }
 
@@ -70,7 +70,7 @@ pub fn embedding_wide<'b, T: Float>(
 ) -> Result<(), ShapeError> {
     let out = out.into();
     check(tables, out.shape())?;
-    LookUpWide::run(tables, out);
+    GatherWide::run(tables, out);
     Ok(())
 }
 
@@ -86,21 +86,21 @@ fn check<T: Float>(tables: &[(Matrix<'_, T>, &[usize])], (rows, cols): (usize, u
     Ok(())
 }
 
-kernel!(LookUp<T>(tables: &'a [(Matrix<'a, T>, &'a [usize])], out: MatrixMut<'a, T>) = look_up);
-kernel!(LookUpWide<T>(tables: &'a [(Matrix<'a, T>, &'a [usize])], out: MatrixMut<'a, T::Acc>) = look_up);
+kernel!(Gather<T>(tables: &'a [(Matrix<'a, T>, &'a [usize])], out: MatrixMut<'a, T>) = gather);
+kernel!(GatherWide<T>(tables: &'a [(Matrix<'a, T>, &'a [usize])], out: MatrixMut<'a, T::Acc>) = gather);
 
-fn look_up<T: Float, U: Float<Acc = T::Acc>>(tables: &[(Matrix<'_, T>, &[usize])], out: MatrixMut<'_, U>) {
+fn gather<T: Float, U: Float<Acc = T::Acc>>(tables: &[(Matrix<'_, T>, &[usize])], out: MatrixMut<'_, U>) {
     let cols = out.cols();
     let level = simd::level();
     let cost = COST * tables.len() as f32 * cols as f32;
     parallel::for_each_tile(out, (1, cols), cost, |rows, _, mut out| {
         let Some(target) = out.row_mut(0) else { return };
-        dispatch!(level, simd => look_up_row::<_, T, U>(simd, tables, rows.start, target));
+        dispatch!(level, simd => gather_row::<_, T, U>(simd, tables, rows.start, target));
     });
 }
 
 #[inline(always)]
-fn look_up_row<S: Simd, T: Float, U: Float<Acc = T::Acc>>(
+fn gather_row<S: Simd, T: Float, U: Float<Acc = T::Acc>>(
     simd: S,
     tables: &[(Matrix<'_, T>, &[usize])],
     row: usize,

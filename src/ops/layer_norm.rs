@@ -9,7 +9,7 @@ use crate::float::{Compute, Float, Lanes};
 use crate::kernel::kernel;
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, Scratch};
+use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, RowBuffer, SplitRow};
 use crate::workspace::Workspace;
 
 /// What one element costs on one core, in nanoseconds.
@@ -294,7 +294,7 @@ fn add_layer_norm_rows<T: Float>(
     ShapeError::check(OP, "residual", residual.shape(), io.shape())?;
     affine.check(OP, io.shape().1)?;
     let level = simd::level();
-    let (bytes, is_needed) = io.scratch();
+    let (bytes, is_needed) = io.buffer_bytes();
     let workspace = || match (bytes > 0).then(|| Workspace::hold(bytes)).transpose() {
         Err(_) if !is_needed => Ok(None),
         result => result,
@@ -305,16 +305,16 @@ fn add_layer_norm_rows<T: Float>(
         &mut workspace()?,
         || workspace().ok(),
         |workspace, rows, mut block| {
-            let mut scratch = Scratch::new(workspace.as_mut().map_or(&mut [], Workspace::lines));
+            let mut buffer = RowBuffer::new(workspace.as_mut().map_or(&mut [], Workspace::lines));
             dispatch!(level, simd => {
                 block.for_each_row(
                     #[inline(always)]
-                    |row, io| match scratch.between(io) {
-                        Ok((sum, rest)) => {
-                            add::<_, T, T::Acc>(simd, sum, residual, rows.start + row);
-                            layer_norm_row(simd, rest, affine, eps);
+                    |row, io| match buffer.split(io) {
+                        SplitRow::Buffered { widened, narrowing } => {
+                            add::<_, T, T::Acc>(simd, widened, residual, rows.start + row);
+                            layer_norm_row(simd, narrowing, affine, eps);
                         }
-                        Err(mut io) => {
+                        SplitRow::TooLong(mut io) => {
                             add::<_, T, T>(simd, io.part(0..usize::MAX), residual, rows.start + row);
                             layer_norm_row(simd, io.in_place(), affine, eps);
                         }
@@ -334,10 +334,10 @@ fn add<S: Simd, T: Float, U: Float<Acc = T::Acc>>(
     residual: Matrix<'_, T>,
     index: usize,
 ) {
-    let mut room = [T::ZERO; 64];
+    let mut copy = [T::ZERO; 64];
     let mut start = 0;
     while start < residual.cols() {
-        let part = residual.gather(index, start, &mut room);
+        let part = residual.load_strided(index, start, &mut copy);
         let end = start + part.len().max(1);
         row.part(start..end).map(
             simd,
@@ -539,7 +539,7 @@ impl<C: Compute> Moments<C> {
     /// With a guess for the first center, where each pass over a row shows. `SCALED` as in [`around`](Moments::around).
     #[inline(always)]
     fn in_few_passes<S: Simd, T: Float<Acc = C>, const SCALED: bool>(simd: S, row: Row<'_, T>, scale: C) -> Self {
-        let mut center = row.mean_of_some(scale);
+        let mut center = row.sampled_mean(scale);
         let mut passes = 0;
         loop {
             let moments = Self::around::<S, T, SCALED>(simd, row, scale, center);

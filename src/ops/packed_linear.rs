@@ -8,7 +8,7 @@ use crate::error::NoMemory;
 use crate::error::{Error, ShapeError};
 use crate::float::Float;
 use crate::gemm::partition::{Multiply, MultiplyWide};
-use crate::gemm::problem::{Bias, Finish, Product, Residual, Weight};
+use crate::gemm::problem::{Bias, FusedEpilogue, Product, Residual, Weight};
 use crate::gemm::{pack, panel_width};
 use crate::math::activation::Activation;
 use crate::ops::linear::check;
@@ -296,14 +296,14 @@ impl<'a, W: Float> PackedLinear<'a, W> {
 
     fn product<'s, T: Float<Acc = W::Acc>>(&'s self, x: Matrix<'s, T>, residual: Residual<'s, T>) -> Product<'s, T, W> {
         let bias = self.bias().map_or(Bias::None, Bias::Computed);
-        let finish = Finish {
+        let epilogue = FusedEpilogue {
             bias,
             residual,
             activation: self.activation,
             #[cfg(not(feature = "std"))]
             code: self.code,
         };
-        Product { x, weight: self.weight(), finish }
+        Product { x, weight: self.weight(), epilogue }
     }
 
     fn weight(&self) -> Weight<'_, W> {

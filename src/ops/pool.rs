@@ -7,7 +7,7 @@ use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::kernel::kernel;
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{Matrix, MatrixMut, Tree, inlined};
+use crate::view::{Matrix, MatrixMut, PairwiseFold, inlined};
 
 /// What one element costs on one core, in nanoseconds.
 const COST: f32 = 0.15;
@@ -87,7 +87,7 @@ fn mean_of<S: Simd, T: Float>(simd: S, x: Matrix<'_, T>, mask: Option<Matrix<'_,
     let is_kept = |row: usize| mask.is_none_or(|mask| mask.get(0, row).is_some_and(|byte| byte != 0));
     for (index, target) in target.chunks_mut(lanes).enumerate() {
         let first = index * lanes;
-        let (mut tree, mut chain, mut count) = (Tree::new(), zero, 0_usize);
+        let (mut tree, mut chain, mut count) = (PairwiseFold::new(), zero, 0_usize);
         for row in (0..x.rows()).filter(|&row| is_kept(row)) {
             let part = x.row(row).and_then(|row| row.get(first..first + lanes));
             let values = if let Some(part) = part {

@@ -6,7 +6,7 @@ use crate::float::{Compute, Float};
 use crate::kernel::kernel;
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{InOutMatrix, Matrix, MatrixMut, Row, Tree};
+use crate::view::{InOutMatrix, Matrix, MatrixMut, PairwiseFold, Row};
 
 /// What one element costs on one core, in nanoseconds, where nothing but memory is waited for.
 const COST: f32 = 0.1;
@@ -44,13 +44,13 @@ fn square_sum<T: Float>(x: Matrix<'_, T>) -> f64 {
     let mut sums = [0.0; PARTS];
     let group = x.rows().div_ceil(PARTS).max(1);
     fill(&mut sums, group.saturating_mul(x.cols()), |part| {
-        let mut tree = Tree::new();
+        let mut tree = PairwiseFold::new();
         let start = part.saturating_mul(group);
         for row in start..start.saturating_add(group).min(x.rows()) {
             let mut buffer = [T::ZERO; 256];
             let mut start = 0;
             while start < x.cols() {
-                let values = x.gather(row, start, &mut buffer);
+                let values = x.load_strided(row, start, &mut buffer);
                 tree.push(sum_part(values), &|a, b| a + b);
                 start += values.len().max(1);
             }

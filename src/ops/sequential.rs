@@ -8,7 +8,7 @@ use std::vec::Vec;
 
 use crate::error::{Error, NoMemory, ShapeError};
 use crate::float::Float;
-use crate::gemm::partition::most_room;
+use crate::gemm::partition::max_workspace;
 use crate::gemm::problem::{Residual, nanoseconds};
 use crate::math::activation::Activation;
 use crate::ops::activation::activate;
@@ -57,7 +57,7 @@ impl<W: Float> Layer<W> for PackedLinear<'_, W> {
     }
 
     fn workspace(&self, rows: usize, _: usize) -> usize {
-        most_room::<W::Acc>((rows, PackedLinear::in_features(self), PackedLinear::out_features(self)))
+        max_workspace::<W::Acc>((rows, PackedLinear::in_features(self), PackedLinear::out_features(self)))
     }
 }
 

@@ -6,10 +6,10 @@ use num_traits::Float as _;
 use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes};
 use crate::kernel::kernel;
-use crate::math::{self, Constants as _, Several};
+use crate::math::{self, Constants as _, Unrolled};
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, Scratch};
+use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, RowBuffer, SplitRow};
 use crate::workspace::Workspace;
 
 /// What one element costs on one core, in nanoseconds.
@@ -119,7 +119,7 @@ kernel!(LogSoftmaxRows<T>(io: InOutMatrix<'a, T>) = log_softmax_rows);
 
 fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
     let level = simd::level();
-    let (bytes, _) = io.scratch();
+    let (bytes, _) = io.buffer_bytes();
     // Where it is missing the results are the same, and take longer.
     let workspace = || if bytes > 0 { Workspace::hold(bytes).ok() } else { None };
     parallel::for_each_rows_with(
@@ -128,9 +128,9 @@ fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
         &mut workspace(),
         || Some(workspace()),
         |workspace, _, mut block| {
-            let mut scratch = Scratch::new(workspace.as_mut().map_or(&mut [], Workspace::lines));
+            let mut buffer = RowBuffer::new(workspace.as_mut().map_or(&mut [], Workspace::lines));
             dispatch!(level, simd => {
-                block.for_each_row(#[inline(always)] |_, row| softmax_row(simd, row, &mut scratch));
+                block.for_each_row(#[inline(always)] |_, row| softmax_row(simd, row, &mut buffer));
             });
         },
     );
@@ -144,27 +144,27 @@ fn log_softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
 }
 
 #[inline(always)]
-fn softmax_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, scratch: &mut Scratch<'_, T::Acc>) {
+fn softmax_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, buffer: &mut RowBuffer<'_, T::Acc>) {
     let one = T::Acc::from_f64(1.0);
     let max = max::<S, T>(simd, row.row());
-    match scratch.between(row) {
-        Ok((mut forth, mut back)) => {
-            let sum = forth.map_sum(
+    match buffer.split(row) {
+        SplitRow::Buffered { mut widened, mut narrowing } => {
+            let sum = widened.map_sum(
                 simd,
                 #[inline(always)]
                 |x| exp_below::<S, T, _>(simd, x, max),
             );
             let scale = one / sum.reduce_sum();
-            back.map::<S, T, 0>(
+            narrowing.map::<S, T, 0>(
                 simd,
                 [],
                 #[inline(always)]
                 |e, []| e * scale,
             );
         }
-        Err(mut row) => {
+        SplitRow::TooLong(mut row) => {
             let scale = one / sum_of_exp::<S, T>(simd, row.row(), max);
-            row.map_in_step(
+            row.map_unrolled(
                 simd,
                 #[inline(always)]
                 |x| {
@@ -214,12 +214,12 @@ fn exp_below<S: Simd, T: Float, const N: usize>(simd: S, mut x: [Lanes<S, T>; N]
     for part in 0..N {
         x[part] -= max;
     }
-    math::wide::raised_exp(Several::<S, T::Acc, N>::new(simd, x)).lanes()
+    math::wide::raised_exp(Unrolled::<S, T::Acc, N>::new(simd, x)).lanes()
 }
 
 #[inline(always)]
 fn sum_of_exp<S: Simd, T: Float>(simd: S, row: Row<'_, T>, max: T::Acc) -> T::Acc {
-    row.sum_in_step(
+    row.sum_unrolled(
         simd,
         T::Acc::neg_infinity(),
         #[inline(always)]

@@ -1,5 +1,5 @@
 //! 16-bit conversions: what the CPU has instructions for, and by bits where it has none.
-#![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
+#![allow(unsafe_code, reason = "one of the modules that may; each block says why it is sound")]
 
 /// What the FPU of a Cortex-M4F, and of its successors, has instructions for and core no functions. By way of integer
 /// registers, since the compiler lets no program name the registers of an FPU for single precision alone.

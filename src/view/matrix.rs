@@ -221,7 +221,7 @@ impl<'a, T: Copy> Matrix<'a, T> {
     /// The elements of a row from column `start` on: all of them, read in place, where they lie side by side; else as
     /// many as `buffer` holds, copied there. Empty outside the matrix.
     #[inline(always)]
-    pub(crate) fn gather<'s>(&self, row: usize, start: usize, buffer: &'s mut [T]) -> &'s [T]
+    pub(crate) fn load_strided<'s>(&self, row: usize, start: usize, buffer: &'s mut [T]) -> &'s [T]
     where
         'a: 's,
     {

@@ -13,11 +13,11 @@ mod pairwise;
 mod panels;
 mod row;
 
-pub(crate) use inout::{InOut, InOutMatrix, Scratch};
+pub(crate) use inout::{InOut, InOutMatrix, RowBuffer, SplitRow};
 pub use matrix::{Matrix, MatrixMut};
-pub(crate) use pairwise::Tree;
+pub(crate) use pairwise::PairwiseFold;
 #[cfg(feature = "std")]
-pub(crate) use panels::{MOST_ROWS_INSET, Strip};
+pub(crate) use panels::{MAX_MR_OVERLAPPING, PanelGroup};
 pub(crate) use row::Row;
 
 /// The closure that it is given: where an attribute on one may stand.
@@ -26,7 +26,7 @@ pub(crate) fn inlined<F>(f: F) -> F {
     f
 }
 
-/// A cache line of scratch memory, in which kernels lay out numbers and vectors.
+/// A cache line of a workspace, in which kernels lay out numbers and vectors.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Line([u64; 8]);

@@ -6,7 +6,7 @@ use core::slice;
 use fearless_simd::{Select, Simd, SimdBase};
 
 use super::inlined;
-use super::pairwise::{CHAIN, Tree};
+use super::pairwise::{CHAIN, PairwiseFold};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::simd;
 
@@ -43,7 +43,7 @@ impl<T: Float> Row<'_, T> {
 
     /// The mean of a few elements times `scale`, from all over the row.
     #[inline(always)]
-    pub(crate) fn mean_of_some(&self, scale: T::Acc) -> T::Acc {
+    pub(crate) fn sampled_mean(&self, scale: T::Acc) -> T::Acc {
         let step = (self.len / 16).max(1);
         let (mut sum, mut count, mut index) = (T::Acc::from_count(0), 0, 0);
         while index < self.len {
@@ -64,7 +64,7 @@ impl<T: Float> Row<'_, T> {
         }
     }
 
-    /// Combines what `term` gives for each vector of the row, in an order that the length alone fixes: see [`Tree`].
+    /// Combines what `term` gives for each vector of the row, in an order that the length alone fixes: see [`PairwiseFold`].
     /// Lanes past the end read as `fill`, whose term must be neutral, as `neutral` is.
     #[inline(always)]
     pub(crate) fn fold<S: Simd, A: Copy>(
@@ -81,11 +81,11 @@ impl<T: Float> Row<'_, T> {
     /// The sum of what `terms` gives for the vectors of the row, several at a time, so that they go in step. Lanes past
     /// the end read as `fill`, whose term must be zero.
     #[inline(always)]
-    pub(crate) fn sum_in_step<S: Simd>(
+    pub(crate) fn sum_unrolled<S: Simd>(
         &self,
         simd: S,
         fill: T::Acc,
-        terms: impl Fn([Lanes<S, T>; simd::IN_STEP]) -> [Lanes<S, T>; simd::IN_STEP],
+        terms: impl Fn([Lanes<S, T>; simd::UNROLL]) -> [Lanes<S, T>; simd::UNROLL],
     ) -> Lanes<S, T> {
         let lanes = Lanes::<S, T>::LEN;
         let (vectors, rest) = (self.len / lanes, self.len % lanes);
@@ -94,14 +94,14 @@ impl<T: Float> Row<'_, T> {
             #[inline(always)]
             |a: Lanes<S, T>, b: Lanes<S, T>| a + b,
         );
-        let mut tree = Tree::new();
-        let mut sum = tree.in_step(
+        let mut tree = PairwiseFold::new();
+        let mut sum = tree.unrolled(
             vectors,
             Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)),
             #[inline(always)]
             |vector| {
-                let mut values = [fills; simd::IN_STEP];
-                for part in 0..simd::IN_STEP {
+                let mut values = [fills; simd::UNROLL];
+                for part in 0..simd::UNROLL {
                     // SAFETY: the vectors are among the whole ones.
                     values[part] = unsafe { self.load(simd, (vector + part) * lanes) };
                 }
@@ -109,15 +109,15 @@ impl<T: Float> Row<'_, T> {
             },
             &add,
         );
-        let left = vectors % simd::IN_STEP;
+        let left = vectors % simd::UNROLL;
         if left != 0 || rest != 0 {
-            let mut values = [fills; simd::IN_STEP];
+            let mut values = [fills; simd::UNROLL];
             for part in 0..left {
                 // SAFETY: the last of the whole vectors.
                 values[part] = unsafe { self.load(simd, (vectors - left + part) * lanes) };
             }
             if rest != 0 {
-                values[simd::IN_STEP - 1] = self.is_last(simd).select(self.last(simd), fills);
+                values[simd::UNROLL - 1] = self.is_last(simd).select(self.last(simd), fills);
             }
             for term in terms(values) {
                 sum = add(sum, term);
@@ -169,7 +169,7 @@ impl<T: Float> Row<'_, T> {
             let fill = Lanes::<S, T>::splat(simd, fill);
             Some(term(self.is_last(simd).select(self.last(simd), fill)))
         };
-        Tree::run::<{ simd::SUMS }>(
+        PairwiseFold::fold::<{ simd::SUMS }>(
             self.len / lanes,
             neutral,
             #[inline(always)]

@@ -1,4 +1,4 @@
-//! Several vectors worked on in step: what the functions of this room are written over.
+//! Unrolled vectors worked on in step: what the functions of this module are written over.
 
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -14,21 +14,21 @@ type Bits<S, C> = <<C as Compute>::Lanes<S> as SimdFloat<S>>::Bits;
 ///
 /// A function is a long chain of steps that wait for each other. With two vectors in step a CPU has twice as much to do
 /// meanwhile, and each constant is fetched once for both. A compiler does not interleave them of its own accord.
-pub(crate) struct Several<S: Simd, C: Compute, const N: usize> {
+pub(crate) struct Unrolled<S: Simd, C: Compute, const N: usize> {
     simd: S,
     lanes: [C::Lanes<S>; N],
 }
 
-impl<S: Simd, C: Compute, const N: usize> Clone for Several<S, C, N> {
+impl<S: Simd, C: Compute, const N: usize> Clone for Unrolled<S, C, N> {
     #[inline(always)]
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S: Simd, C: Compute, const N: usize> Copy for Several<S, C, N> {}
+impl<S: Simd, C: Compute, const N: usize> Copy for Unrolled<S, C, N> {}
 
-impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
+impl<S: Simd, C: Compute, const N: usize> Unrolled<S, C, N> {
     #[inline(always)]
     pub(crate) fn new(simd: S, lanes: [C::Lanes<S>; N]) -> Self {
         Self { simd, lanes }
@@ -82,8 +82,8 @@ impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
 
     /// Whether [`mul_add`](Self::mul_add) rounds once.
     #[inline(always)]
-    pub(super) fn fuses(&self) -> bool {
-        simd::fuses(self.simd)
+    pub(super) fn has_fma(&self) -> bool {
+        simd::has_fma(self.simd)
     }
 
     /// self * factor + term; rounded once where the CPU can.
@@ -214,7 +214,7 @@ impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
 
 macro_rules! operator {
     ($trait:ident, $method:ident) => {
-        impl<S: Simd, C: Compute, const N: usize> $trait for Several<S, C, N> {
+        impl<S: Simd, C: Compute, const N: usize> $trait for Unrolled<S, C, N> {
             type Output = Self;
 
             #[inline(always)]
@@ -227,7 +227,7 @@ macro_rules! operator {
             }
         }
 
-        impl<S: Simd, C: Compute, const N: usize> $trait<C> for Several<S, C, N> {
+        impl<S: Simd, C: Compute, const N: usize> $trait<C> for Unrolled<S, C, N> {
             type Output = Self;
 
             #[inline(always)]
@@ -243,7 +243,7 @@ operator!(Sub, sub);
 operator!(Mul, mul);
 operator!(Div, div);
 
-impl<S: Simd, C: Compute, const N: usize> Neg for Several<S, C, N> {
+impl<S: Simd, C: Compute, const N: usize> Neg for Unrolled<S, C, N> {
     type Output = Self;
 
     #[inline(always)]
