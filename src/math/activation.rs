@@ -5,6 +5,7 @@ use fearless_simd::{ExtractToken, Select, Simd, SimdBase};
 
 use super::{Unrolled, wide};
 use crate::float::Compute;
+use crate::macros::lane_fn;
 
 /// A function that is applied to each element.
 ///
@@ -101,13 +102,10 @@ impl Activation {
 /// Zero where x <= 0, else x: this, and no maximum, gives +0.0 for -0.0 and keeps NaN at every CPU level.
 #[inline(always)]
 fn rectified<S: Simd, C: Compute, const N: usize>(x: Unrolled<S, C, N>) -> Unrolled<S, C, N> {
-    x.each(
-        #[inline(always)]
-        |x| {
-            let zero = C::Lanes::<S>::splat(x.token(), C::ZERO);
-            x.simd_le(C::ZERO).select(zero, x)
-        },
-    )
+    x.each(lane_fn!(|x| {
+        let zero = C::Lanes::<S>::splat(x.token(), C::ZERO);
+        x.simd_le(C::ZERO).select(zero, x)
+    }))
 }
 
 /// What applies an activation to the sums of a product in a build without std, found where the activation is named: so

@@ -4,6 +4,7 @@ use fearless_simd::Simd;
 
 use super::Unrolled;
 use crate::float::Compute;
+use crate::macros::lane_fn;
 
 /// e^x as s (1 + w): `power` is s, a power of two, and `rest` is w, between -0.3 and 0.42.
 ///
@@ -94,10 +95,7 @@ fn multiples_of_ln_2<S: Simd, C: Compute, const N: usize>(
 /// 2^n from a number whose lowest bits are n plus the exponent bias; the bits above fall out.
 #[inline(always)]
 fn power_of_two<S: Simd, C: Compute, const N: usize>(count: Unrolled<S, C, N>) -> Unrolled<S, C, N> {
-    count.each_bits(
-        #[inline(always)]
-        |count| count << C::MANTISSA_BITS,
-    )
+    count.each_bits(lane_fn!(|count| count << C::MANTISSA_BITS))
 }
 
 /// e^r - 1 for |r| <= ln 2 / 2
@@ -115,15 +113,8 @@ pub(super) fn exp<S: Simd, C: Compute, const N: usize>(x: Unrolled<S, C, N>) -> 
     let r = n.mul_add(n.splat(-C::LN_2_LOW), r);
     let rest = expm1_near_zero(r);
     // n + twice the bias, halved: two powers of two whose product reaches infinity above, and below rounds once.
-    let half = count.each_bits(
-        #[inline(always)]
-        |count| count >> 1,
-    );
-    let other = count.each_bits_with(
-        half,
-        #[inline(always)]
-        |count, half| count - half,
-    );
+    let half = count.each_bits(lane_fn!(|count| count >> 1));
+    let other = count.each_bits_with(half, lane_fn!(|count, half| count - half));
     Parts { power: power_of_two(half), rest }.product() * power_of_two(other)
 }
 

@@ -5,6 +5,7 @@ use core::ops::{Add, Div, Mul, Neg, Sub};
 use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat};
 
 use crate::float::Compute;
+use crate::macros::lane_fn;
 use crate::simd;
 
 /// A vector's bits.
@@ -65,19 +66,12 @@ impl<S: Simd, C: Compute, const N: usize> Unrolled<S, C, N> {
     #[inline(always)]
     pub(super) fn each_bits(self, f: impl Fn(Bits<S, C>) -> Bits<S, C>) -> Self {
         // `from_bits` and `to_bits` would be called, not inlined: `bitcast` is what they do.
-        self.each(
-            #[inline(always)]
-            |x| f(x.bitcast()).bitcast(),
-        )
+        self.each(lane_fn!(|x| f(x.bitcast()).bitcast()))
     }
 
     #[inline(always)]
     pub(super) fn each_bits_with(self, other: Self, f: impl Fn(Bits<S, C>, Bits<S, C>) -> Bits<S, C>) -> Self {
-        self.each_with(
-            other,
-            #[inline(always)]
-            |x, other| f(x.bitcast(), other.bitcast()).bitcast(),
-        )
+        self.each_with(other, lane_fn!(|x, other| f(x.bitcast(), other.bitcast()).bitcast()))
     }
 
     /// Whether [`mul_add`](Self::mul_add) rounds once.
@@ -97,67 +91,43 @@ impl<S: Simd, C: Compute, const N: usize> Unrolled<S, C, N> {
 
     #[inline(always)]
     pub(super) fn abs(self) -> Self {
-        self.each(
-            #[inline(always)]
-            |x| x.abs(),
-        )
+        self.each(lane_fn!(|x| x.abs()))
     }
 
     /// Without the lower half of its bits: see [`UPPER_HALF`](super::Constants::UPPER_HALF).
     #[inline(always)]
     pub(super) fn upper_half(self) -> Self {
-        self.each_bits(
-            #[inline(always)]
-            |x| x & C::UPPER_HALF,
-        )
+        self.each_bits(lane_fn!(|x| x & C::UPPER_HALF))
     }
 
     /// What has no sign of its own gets that of `other`.
     #[inline(always)]
     pub(super) fn with_sign_of(self, other: Self) -> Self {
-        self.each_bits_with(
-            other,
-            #[inline(always)]
-            |x, other| x | (other & C::SIGN),
-        )
+        self.each_bits_with(other, lane_fn!(|x, other| x | (other & C::SIGN)))
     }
 
     /// The larger of the two; either where one is NaN.
     #[inline(always)]
     pub(super) fn max(self, other: Self) -> Self {
-        self.each_with(
-            other,
-            #[inline(always)]
-            |x, other| x.max(other),
-        )
+        self.each_with(other, lane_fn!(|x, other| x.max(other)))
     }
 
     /// The smaller of the two; either where one is NaN.
     #[inline(always)]
     pub(super) fn min(self, other: Self) -> Self {
-        self.each_with(
-            other,
-            #[inline(always)]
-            |x, other| x.min(other),
-        )
+        self.each_with(other, lane_fn!(|x, other| x.min(other)))
     }
 
     /// The larger of the two; NaN stays.
     #[inline(always)]
     pub(super) fn at_least(self, bound: C) -> Self {
-        self.each(
-            #[inline(always)]
-            |x| simd::at_least::<S, C>(self.simd, x, bound),
-        )
+        self.each(lane_fn!(|x| simd::at_least::<S, C>(self.simd, x, bound)))
     }
 
     /// The smaller of the two; NaN stays.
     #[inline(always)]
     pub(super) fn at_most(self, bound: C) -> Self {
-        self.each(
-            #[inline(always)]
-            |x| simd::at_most::<S, C>(self.simd, x, bound),
-        )
+        self.each(lane_fn!(|x| simd::at_most::<S, C>(self.simd, x, bound)))
     }
 
     /// The polynomial with these coefficients, the highest power first.
@@ -219,11 +189,7 @@ macro_rules! operator {
 
             #[inline(always)]
             fn $method(self, other: Self) -> Self {
-                self.each_with(
-                    other,
-                    #[inline(always)]
-                    |x, other| x.$method(other),
-                )
+                self.each_with(other, lane_fn!(|x, other| x.$method(other)))
             }
         }
 
@@ -248,9 +214,6 @@ impl<S: Simd, C: Compute, const N: usize> Neg for Unrolled<S, C, N> {
 
     #[inline(always)]
     fn neg(self) -> Self {
-        self.each(
-            #[inline(always)]
-            |x| -x,
-        )
+        self.each(lane_fn!(|x| -x))
     }
 }

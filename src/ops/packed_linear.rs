@@ -10,6 +10,7 @@ use crate::float::Float;
 use crate::gemm::partition::{Multiply, MultiplyWide};
 use crate::gemm::problem::{Bias, FusedEpilogue, Product, Residual, Weight};
 use crate::gemm::{pack, panel_width};
+use crate::macros::bug;
 use crate::math::activation::Activation;
 use crate::ops::linear::check;
 use crate::view::{Matrix, MatrixMut};
@@ -96,6 +97,7 @@ mod aligned {
     use std::vec::Vec;
 
     use crate::error::NoMemory;
+    use crate::macros::bug;
 
     /// Numbers that begin on a cache line, so that no vector of a panel straddles two.
     pub(super) struct Aligned<T> {
@@ -106,11 +108,11 @@ mod aligned {
 
     impl<T: Copy> Aligned<T> {
         pub(super) fn new(len: usize, zero: T) -> Result<Self, NoMemory> {
-            let room = len.saturating_add(Self::SPARE);
+            let capacity = len.saturating_add(Self::SPARE);
             let mut numbers = Vec::new();
-            let bytes = room.saturating_mul(size_of::<T>());
-            numbers.try_reserve_exact(room).map_err(|_| NoMemory { bytes })?;
-            numbers.resize(room, zero);
+            let bytes = capacity.saturating_mul(size_of::<T>());
+            numbers.try_reserve_exact(capacity).map_err(|_| NoMemory { bytes })?;
+            numbers.resize(capacity, zero);
             Ok(Self::start(numbers, len))
         }
 
@@ -137,11 +139,11 @@ mod aligned {
         }
 
         pub(super) fn as_slice(&self) -> &[T] {
-            self.numbers.get(self.start..self.start + self.len).unwrap_or(&[])
+            self.numbers.get(self.start..self.start + self.len).unwrap_or_else(|| bug!(&[]))
         }
 
         pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
-            self.numbers.get_mut(self.start..self.start + self.len).unwrap_or(&mut [])
+            self.numbers.get_mut(self.start..self.start + self.len).unwrap_or_else(|| bug!(&mut []))
         }
     }
 }
@@ -213,7 +215,7 @@ impl<'a, W: Float> PackedLinear<'a, W> {
         let weight = weight.into();
         let len = panels.len();
         let needed = Self::check_len(len, weight.shape())?;
-        pack::pack(weight, panels.get_mut(..needed).unwrap_or(&mut []));
+        pack::pack(weight, panels.get_mut(..needed).unwrap_or_else(|| bug!(&mut [])));
         Ok(())
     }
 
@@ -235,7 +237,7 @@ impl<'a, W: Float> PackedLinear<'a, W> {
             ShapeError::check("PackedLinear", "bias", (1, bias.len()), (1, out_features))?;
         }
         Ok(Self {
-            panels: Storage::Borrowed(panels.get(..needed).unwrap_or(&[])),
+            panels: Storage::Borrowed(panels.get(..needed).unwrap_or_else(|| bug!(&[]))),
             bias: bias.map(Storage::Borrowed),
             in_features,
             out_features,
@@ -376,9 +378,9 @@ impl<'a, W: Float> PackedLinear<'a, W> {
         let width = panel_width::<W::Acc>();
         let panel_len = self.in_features * width;
         for row in 0..self.in_features {
-            let Some(target) = out.row_mut(row) else { break };
+            let Some(target) = out.row_mut(row) else { return bug!(Ok(())) };
             for (panel, target) in self.panels().chunks(panel_len.max(1)).zip(target.chunks_mut(width)) {
-                for (target, &value) in target.iter_mut().zip(panel.get(row * width..).unwrap_or(&[])) {
+                for (target, &value) in target.iter_mut().zip(panel.get(row * width..).unwrap_or_else(|| bug!(&[]))) {
                     *target = value;
                 }
             }

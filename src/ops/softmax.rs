@@ -6,6 +6,7 @@ use num_traits::Float as _;
 use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes};
 use crate::kernel::kernel;
+use crate::macros::lane_fn;
 use crate::math::{self, Constants as _, Unrolled};
 use crate::parallel;
 use crate::simd::{self, dispatch};
@@ -130,7 +131,7 @@ fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
         |workspace, _, mut block| {
             let mut buffer = RowBuffer::new(workspace.as_mut().map_or(&mut [], Workspace::lines));
             dispatch!(level, simd => {
-                block.for_each_row(#[inline(always)] |_, row| softmax_row(simd, row, &mut buffer));
+                block.for_each_row(lane_fn!(|_, row| softmax_row(simd, row, &mut buffer)));
             });
         },
     );
@@ -139,7 +140,7 @@ fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
 fn log_softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
-        dispatch!(level, simd => block.for_each_row(#[inline(always)] |_, row| log_softmax_row(simd, row)));
+        dispatch!(level, simd => block.for_each_row(lane_fn!(|_, row| log_softmax_row(simd, row))));
     });
 }
 
@@ -149,31 +150,21 @@ fn softmax_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, buffer: &mut RowBu
     let max = max::<S, T>(simd, row.row());
     match buffer.split(row) {
         SplitRow::Buffered { mut widened, mut narrowing } => {
-            let sum = widened.map_sum(
-                simd,
-                #[inline(always)]
-                |x| exp_below::<S, T, _>(simd, x, max),
-            );
+            let sum = widened.map_sum(simd, lane_fn!(|x| exp_below::<S, T, _>(simd, x, max)));
             let scale = one / sum.reduce_sum();
-            narrowing.map::<S, T, 0>(
-                simd,
-                [],
-                #[inline(always)]
-                |e, []| e * scale,
-            );
+            narrowing.map::<S, T, 0>(simd, [], lane_fn!(|e, []| e * scale));
         }
         SplitRow::TooLong(mut row) => {
             let scale = one / sum_of_exp::<S, T>(simd, row.row(), max);
             row.map_unrolled(
                 simd,
-                #[inline(always)]
-                |x| {
+                lane_fn!(|x| {
                     let mut e = exp_below::<S, T, _>(simd, x, max);
                     for part in 0..e.len() {
                         e[part] *= scale;
                     }
                     e
-                },
+                }),
             );
         }
     }
@@ -184,12 +175,7 @@ fn log_softmax_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>) {
     let max = max::<S, T>(simd, row.row());
     let sum = sum_of_exp::<S, T>(simd, row.row(), max);
     let log = math::ln::<S, T::Acc>(simd, Lanes::<S, T>::splat(simd, sum * T::Acc::TINY));
-    row.map::<S, T, 0>(
-        simd,
-        [],
-        #[inline(always)]
-        |x, []| (x - max) - log,
-    );
+    row.map::<S, T, 0>(simd, [], lane_fn!(|x, []| (x - max) - log));
 }
 
 /// The largest element. Any value where one is NaN: the sum is NaN then, whatever is subtracted first.
@@ -200,10 +186,8 @@ fn max<S: Simd, T: Float>(simd: S, row: Row<'_, T>) -> T::Acc {
         simd,
         least,
         Lanes::<S, T>::splat(simd, least),
-        #[inline(always)]
-        |x| x,
-        #[inline(always)]
-        |a: Lanes<S, T>, b| simd::larger::<S, T::Acc>(simd, a, b),
+        lane_fn!(|x| x),
+        lane_fn!(|a: Lanes<S, T>, b| simd::larger::<S, T::Acc>(simd, a, b)),
     )
     .reduce_max()
 }
@@ -219,11 +203,5 @@ fn exp_below<S: Simd, T: Float, const N: usize>(simd: S, mut x: [Lanes<S, T>; N]
 
 #[inline(always)]
 fn sum_of_exp<S: Simd, T: Float>(simd: S, row: Row<'_, T>, max: T::Acc) -> T::Acc {
-    row.sum_unrolled(
-        simd,
-        T::Acc::neg_infinity(),
-        #[inline(always)]
-        |x| exp_below::<S, T, _>(simd, x, max),
-    )
-    .reduce_sum()
+    row.sum_unrolled(simd, T::Acc::neg_infinity(), lane_fn!(|x| exp_below::<S, T, _>(simd, x, max))).reduce_sum()
 }

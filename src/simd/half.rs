@@ -98,11 +98,7 @@ mod sixteen_bits {
             _ => {}
         }
         #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf", not(target_has_atomic = "64")))]
-        return S::f32s::from_fn(
-            simd,
-            #[inline(always)]
-            |lane| super::cortex_m::widen_f16(source[lane]),
-        );
+        return S::f32s::from_fn(simd, crate::macros::lane_fn!(|lane| super::cortex_m::widen_f16(source[lane])));
         #[allow(unreachable_code, reason = "reached on every other target")]
         widen_f16_by_bits(simd, source)
     }

@@ -1,5 +1,6 @@
 //! Rows that become rows, in place or from another: what element-wise and row kernels are written over.
 
+use crate::macros::lane_fn;
 use core::any::TypeId;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -364,6 +365,7 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
         let lanes = Lanes::<S, T>::LEN;
         // Shorter rows than asked for cannot happen: operations check shapes. Here they would cut the work short.
         let len = beside.len(self.len);
+        debug_assert_eq!(len, self.len, "a row beside is shorter");
         let at = inlined(
             #[inline(always)]
             |this: &Self, index: usize| {
@@ -427,8 +429,7 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
         let mut sum = tree.unrolled(
             vectors,
             zero,
-            #[inline(always)]
-            |vector| {
+            lane_fn!(|vector| {
                 let mut values = [zero; simd::UNROLL];
                 ask_ahead(self.source, self.len, vector * lanes);
                 ask_ahead(self.target.cast_const(), self.len, vector * lanes);
@@ -443,7 +444,7 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
                     }
                 }
                 values
-            },
+            }),
             &add,
         );
         let left = vectors % simd::UNROLL;

@@ -3,6 +3,7 @@
 use core::mem::MaybeUninit;
 
 use super::inlined;
+use crate::macros::bug;
 use crate::simd;
 
 /// Terms that an accumulator of a [`PairwiseFold`] takes before the totals move up.
@@ -136,12 +137,14 @@ impl<A: Copy> PairwiseFold<A> {
         if let Some(slot) = self.totals.get_mut(self.depth) {
             *slot = MaybeUninit::new(total);
             self.depth += 1;
+        } else {
+            bug!();
         }
         self.blocks += 1;
     }
 
     /// [`push`](PairwiseFold::push) as a function of its own, for targets that have no instructions to be compiled for and little
-    /// room for code.
+    /// space for code.
     #[inline(never)]
     fn push_apart(&mut self, total: A, combine: &impl Fn(A, A) -> A) {
         self.push(total, combine);

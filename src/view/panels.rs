@@ -5,6 +5,7 @@ use core::ops::Range;
 use core::slice;
 
 use super::matrix::Matrix;
+use crate::macros::bug;
 
 /// As many elements of each of as many rows of a matrix.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +36,7 @@ impl<'a, T> Square<'a, T> {
     #[inline(always)]
     pub(crate) fn line(&self, index: usize, side: usize) -> &'a [T] {
         if index >= side || side != self.side {
-            return &[];
+            return bug!(&[]);
         }
         // SAFETY: `square` saw that so many elements of so many rows are in the matrix, side by side.
         unsafe { slice::from_raw_parts(self.start.offset(index as isize * self.stride), side) }

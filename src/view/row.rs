@@ -1,5 +1,6 @@
 //! A row that is read, and its sums.
 
+use crate::macros::lane_fn;
 use core::marker::PhantomData;
 use core::slice;
 
@@ -98,15 +99,14 @@ impl<T: Float> Row<'_, T> {
         let mut sum = tree.unrolled(
             vectors,
             Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)),
-            #[inline(always)]
-            |vector| {
+            lane_fn!(|vector| {
                 let mut values = [fills; simd::UNROLL];
                 for part in 0..simd::UNROLL {
                     // SAFETY: the vectors are among the whole ones.
                     values[part] = unsafe { self.load(simd, (vector + part) * lanes) };
                 }
                 terms(values)
-            },
+            }),
             &add,
         );
         let left = vectors % simd::UNROLL;
@@ -172,14 +172,13 @@ impl<T: Float> Row<'_, T> {
         PairwiseFold::fold::<{ simd::SUMS }>(
             self.len / lanes,
             neutral,
-            #[inline(always)]
-            |vector| {
+            lane_fn!(|vector| {
                 if AHEAD {
                     ask_ahead(self.source, self.len, vector * lanes);
                 }
                 // SAFETY: vector < len / lanes.
                 term(unsafe { self.load(simd, vector * lanes) })
-            },
+            }),
             end,
             combine,
             chain,
@@ -204,11 +203,7 @@ impl<T: Float> Row<'_, T> {
         let rest = self.len % lanes;
         // Lanes first..end, where first..LEN ends a row and 0..end is the whole of a short one.
         let (first, end) = if self.len < lanes { (0, rest) } else { (lanes - rest, lanes) };
-        let place = Lanes::<S, T>::from_fn(
-            simd,
-            #[inline(always)]
-            |lane| T::Acc::from_count(lane),
-        );
+        let place = Lanes::<S, T>::from_fn(simd, lane_fn!(|lane| T::Acc::from_count(lane)));
         let limit = |count: usize| Lanes::<S, T>::splat(simd, T::Acc::from_count(count));
         place.simd_ge(limit(first)) & place.simd_lt(limit(end))
     }
