@@ -5,11 +5,15 @@ use core::ops::Range;
 
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
-use super::problem::{FusedEpilogue, Weight};
-use super::{kc_of, vectors_per_panel};
+use super::backend::PackedPanels;
+use super::problem::{Beta, FusedEpilogue, Weight};
+use super::{kc_of, panel_width, vectors_per_panel};
+use crate::error::NoMemory;
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
+use crate::macros::{bug, lane_fn};
 use crate::simd::{self, dispatch};
 use crate::view::{Matrix, MatrixMut, inlined};
+use crate::workspace::Workspace;
 
 /// The sums that are under way: of so many rows times columns.
 const SUMS: usize = 128;
@@ -18,12 +22,15 @@ const ROWS: usize = 4;
 /// The steps of k that are added to sums in memory at once.
 const GROUP: usize = 4;
 
-pub(super) fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
+/// Computes one block of a product.
+#[allow(clippy::unnecessary_wraps, reason = "as with std")]
+pub(crate) fn multiply_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
     epilogue: FusedEpilogue<'_, T>,
     out: MatrixMut<'_, T>,
-) {
+    _: &mut Workspace,
+) -> Result<(), NoMemory> {
     #[inline(always)]
     fn by_vectors<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
         simd: S,
@@ -41,6 +48,36 @@ pub(super) fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>
         }
     }
     dispatch!(simd::level(), simd => by_vectors(simd, x, weight, epilogue, out));
+    Ok(())
+}
+
+/// Multiplies `a`, whose rows are contiguous, by the first `count` of some panels, in one chain of multiply-adds: `sums`, rows of
+/// whole panels so many numbers apart, are overwritten or added to.
+#[inline(always)]
+pub(crate) fn multiply_panels<S: Simd, C: Compute>(
+    simd: S,
+    a: Matrix<'_, C>,
+    panels: PackedPanels<'_, C>,
+    count: usize,
+    (sums, stride): (&mut [C], usize),
+    beta: Beta,
+) {
+    let (lanes, width) = (C::Lanes::<S>::LEN, const { panel_width::<C>() });
+    for (row, sums) in sums.chunks_mut(stride.max(1)).enumerate().take(a.rows()) {
+        let Some(x) = a.row(row) else { return bug!() };
+        for (panel, sums) in sums.chunks_exact_mut(width).enumerate().take(count) {
+            let panel = panels.numbers.get(panel * panels.len..).unwrap_or_else(|| bug!(&[]));
+            for (vector, target) in sums.chunks_exact_mut(lanes).enumerate() {
+                let mut sum = C::Lanes::<S>::splat(simd, C::ZERO);
+                for (&value, columns) in x.iter().zip(panel.chunks_exact(width)) {
+                    let Some(columns) = columns.get(vector * lanes..(vector + 1) * lanes) else { return bug!() };
+                    sum = C::Lanes::<S>::splat(simd, value).mul_add(C::Lanes::<S>::from_slice(simd, columns), sum);
+                }
+                let sum = if beta == Beta::Zero { sum } else { C::Lanes::<S>::from_slice(simd, target) + sum };
+                sum.store_slice(target);
+            }
+        }
+    }
 }
 
 #[inline(always)]
@@ -72,16 +109,18 @@ fn block<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, cons
                     let mut values = [[T::Acc::ZERO; GROUP]; ROWS];
                     for (values, row) in values.iter_mut().zip(rows.clone()) {
                         for (value, step) in values.iter_mut().zip(depth.clone()) {
-                            *value = x.get(row, step).map_or(T::Acc::ZERO, X::to_acc);
+                            *value = x.get(row, step).unwrap_or_else(|| bug!(X::ZERO)).to_acc();
                         }
                     }
                     let mut copies = [[W::ZERO; MAX_LANES]; GROUP];
                     let mut parts: [&[W]; GROUP] = [&[]; GROUP];
                     for ((part, copy), step) in parts.iter_mut().zip(&mut copies).zip(depth.clone()) {
-                        let Some(copy) = copy.get_mut(..width) else { return };
+                        let Some(copy) = copy.get_mut(..width) else { return bug!() };
                         *part = part_of(weight, step, cols.clone(), copy);
                     }
-                    let (Some(values), Some(added)) = (values.get(..rows.len()), added.get_mut(..len)) else { return };
+                    let (Some(values), Some(added)) = (values.get(..rows.len()), added.get_mut(..len)) else {
+                        return bug!();
+                    };
                     add_steps::<S, T::Acc, W, V>(simd, parts, depth.len(), values, added);
                 }
                 for (sum, added) in sums.iter_mut().zip(added).take(len) {
@@ -89,7 +128,7 @@ fn block<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>, cons
                 }
             }
             // Slices whose lengths do not fit cannot be; said this way, no code for a panic is linked.
-            let (Some(sums), Some(bias)) = (sums.get_mut(..len), bias.get_mut(..width)) else { return };
+            let (Some(sums), Some(bias)) = (sums.get_mut(..len), bias.get_mut(..width)) else { return bug!() };
             let epilogue = epilogue.part(rows.clone(), cols.clone());
             epilogue.load_bias(simd, bias);
             let out = out.block_mut(rows.clone(), cols);
@@ -133,22 +172,19 @@ fn block_in_registers<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = 
                 let is_done = match (values, weight) {
                     (Some(values), Weight::Matrix(weight)) => {
                         let weight = weight.block(depth.clone(), 0..weight.cols());
-                        weight.for_each_row_of(
-                            values,
-                            col,
-                            width,
-                            #[inline(always)]
-                            |value, part| add(value, part),
-                        )
+                        weight.for_each_row_of(values, col, width, lane_fn!(|value, part| add(value, part)))
                     }
                     _ => false,
                 };
                 if !is_done {
                     // What lies behind the last column stays zero.
                     let mut copy = [W::ZERO; MAX_LANES];
-                    let Some(copy) = copy.get_mut(..width) else { return };
+                    let Some(copy) = copy.get_mut(..width) else { return bug!() };
                     for step in depth {
-                        add(x.get(row, step).unwrap_or(X::ZERO), part_of(weight, step, cols.clone(), copy));
+                        add(
+                            x.get(row, step).unwrap_or_else(|| bug!(X::ZERO)),
+                            part_of(weight, step, cols.clone(), copy),
+                        );
                     }
                 }
                 for (sum, added) in sums.iter_mut().zip(added) {
@@ -161,7 +197,7 @@ fn block_in_registers<S: Simd, T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = 
                 continue;
             }
             let (mut numbers, mut bias) = ([T::Acc::ZERO; MAX_LANES], [T::Acc::ZERO; MAX_LANES]);
-            let (Some(numbers), Some(bias)) = (numbers.get_mut(..width), bias.get_mut(..width)) else { return };
+            let (Some(numbers), Some(bias)) = (numbers.get_mut(..width), bias.get_mut(..width)) else { return bug!() };
             for (numbers, sum) in numbers.chunks_exact_mut(lanes).zip(sums) {
                 <T::Acc as Float>::store::<S>(sum, numbers);
             }
@@ -180,14 +216,14 @@ fn part_of<'a, W: Float>(weight: Weight<'a, W>, step: usize, cols: Range<usize>,
     match weight {
         Weight::Packed { panels, shape: (k, _) } => {
             let start = cols.start * k + step * width;
-            panels.get(start..start + width).unwrap_or(copy)
+            panels.get(start..start + width).unwrap_or_else(|| bug!(copy))
         }
         Weight::Matrix(weight) => {
             if let Some(part) = weight.row(step).and_then(|row| row.get(cols.start..cols.start + width)) {
                 return part;
             }
             for (target, col) in copy.iter_mut().zip(cols) {
-                *target = weight.get(step, col).unwrap_or(W::ZERO);
+                *target = weight.get(step, col).unwrap_or_else(|| bug!(W::ZERO));
             }
             copy
         }
@@ -230,7 +266,7 @@ fn add<S: Simd, C: Compute, W: Float<Acc = C>, const K: usize, const V: usize>(
     let lanes = C::Lanes::<S>::LEN;
     let mut columns = [[C::Lanes::<S>::splat(simd, C::ZERO); V]; K];
     for (step, columns) in columns.iter_mut().enumerate() {
-        let Some(part) = parts.get(start + step).and_then(|part| part.get(..V * lanes)) else { return };
+        let Some(part) = parts.get(start + step).and_then(|part| part.get(..V * lanes)) else { return bug!() };
         for v in 0..V {
             columns[v] = W::load(simd, &part[v * lanes..(v + 1) * lanes]);
         }

@@ -3,6 +3,7 @@
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
 use crate::float::Compute;
+use crate::macros::{bug, lane_fn};
 use crate::simd::{self, dispatch};
 
 /// The blocks of k that [`dot`] sums at once.
@@ -13,10 +14,7 @@ const CHAINS: usize = 8;
 pub(super) fn dot<C: Compute>(level: simd::Level, x: &[C], column: &[C], step: usize) -> C {
     #[inline(never)]
     fn sum<S: Simd, C: Compute>(simd: S, x: &[C], column: &[C], step: usize) -> C {
-        simd.vectorize(
-            #[inline(always)]
-            || sum_here(simd, x, column, step),
-        )
+        simd.vectorize(lane_fn!(|| sum_here(simd, x, column, step)))
     }
     dispatch!(level, simd => sum(simd, x, column, step))
 }
@@ -33,7 +31,9 @@ fn sum_here<S: Simd, C: Compute>(simd: S, x: &[C], column: &[C], step: usize) ->
             for index in 0..step {
                 let (x, column) = (&x[index..], &column[index..]);
                 for chain in 0..CHAINS {
-                    let (Some(&x), Some(&w)) = (x.get(chain * step), column.get(chain * step)) else { continue };
+                    let (Some(&x), Some(&w)) = (x.get(chain * step), column.get(chain * step)) else {
+                        return bug!(C::ZERO);
+                    };
                     sums[chain] = C::Lanes::<S>::splat(simd, x).mul_add(C::Lanes::<S>::splat(simd, w), sums[chain]);
                 }
             }

@@ -10,6 +10,7 @@ use super::problem::{Bias, FusedEpilogue, Residual};
 #[cfg(feature = "std")]
 use crate::float::Compute;
 use crate::float::{Float, Lanes, MAX_LANES};
+use crate::macros::{bug, lane_fn};
 use crate::math::activation::Activation;
 #[cfg(feature = "std")]
 use crate::simd::MAP_UNROLL;
@@ -75,7 +76,7 @@ impl<T: Float> FusedEpilogue<'_, T> {
     ) -> bool {
         #[inline(always)]
         fn add<S: Simd, T: Float>(simd: S, sums: &mut [Lanes<S, T>], values: Option<&[T]>) -> bool {
-            let Some(values) = values else { return false };
+            let Some(values) = values else { return bug!(false) };
             for (sum, values) in sums.iter_mut().zip(values.chunks_exact(Lanes::<S, T>::LEN)) {
                 *sum += T::load(simd, values);
             }
@@ -113,7 +114,7 @@ impl<T: Float> FusedEpilogue<'_, T> {
     ) {
         let lanes = Lanes::<S, T>::LEN;
         let (rows, stride) = (out.rows(), stride.max(lanes));
-        let Some(sums) = sums.get_mut(..rows * stride) else { return };
+        let Some(sums) = sums.get_mut(..rows * stride) else { return bug!() };
         let bias = bias.get(..stride).unwrap_or(bias);
         let added = !matches!(self.residual, Residual::None);
         if added {
@@ -145,7 +146,7 @@ impl<T: Float> FusedEpilogue<'_, T> {
             }
         }
         for (index, sums) in sums.chunks_exact(stride).enumerate() {
-            let Some(target) = out.row_mut(index) else { return };
+            let Some(target) = out.row_mut(index) else { return bug!() };
             let vectors = sums.chunks_exact(lanes).zip(bias.chunks_exact(lanes)).zip(target.chunks_mut(lanes));
             for ((sums, bias), target) in vectors {
                 let mut value = <T::Acc as Float>::load(simd, sums);
@@ -175,20 +176,23 @@ impl<T: Float> FusedEpilogue<'_, T> {
     ) {
         let lanes = Lanes::<S, T>::LEN;
         for (index, sums) in sums.chunks_exact_mut(stride).enumerate() {
-            let Some(former) = out.row_mut(index) else { return };
+            let Some(held) = out.row_mut(index) else { return bug!() };
             let residual = match self.residual {
-                Residual::Matrix(residual) => residual.block(row + index..row + index + 1, col..col + former.len()),
-                _ => (&*former).into(),
+                Residual::Matrix(residual) => residual.block(row + index..row + index + 1, col..col + held.len()),
+                _ => (&*held).into(),
             };
             let side_by_side = residual.row(0);
             let vectors = sums.chunks_exact_mut(lanes).zip(bias.chunks_exact(lanes));
-            for (start, (sums, bias)) in (0..former.len()).step_by(lanes).zip(vectors) {
+            for (start, (sums, bias)) in (0..held.len()).step_by(lanes).zip(vectors) {
                 let residual = match side_by_side {
-                    Some(row) => load_some::<S, T>(simd, row.get(start..row.len().min(start + lanes)).unwrap_or(&[])),
+                    Some(row) => load_some::<S, T>(
+                        simd,
+                        row.get(start..row.len().min(start + lanes)).unwrap_or_else(|| bug!(&[])),
+                    ),
+                    // Zeros past the last column.
                     None => Lanes::<S, T>::from_fn(
                         simd,
-                        #[inline(always)]
-                        |lane| residual.get(0, start + lane).unwrap_or(T::ZERO).to_acc(),
+                        lane_fn!(|lane| residual.get(0, start + lane).unwrap_or(T::ZERO).to_acc()),
                     ),
                 };
                 let sum = <T::Acc as Float>::load(simd, sums) + <T::Acc as Float>::load(simd, bias);
@@ -209,10 +213,8 @@ fn activate<S: Simd, C: Compute>(
     bias: Option<&[C]>,
     out: Option<MatrixMut<'_, C>>,
 ) {
-    simd.vectorize(
-        #[inline(always)]
-        || {
-            macro_rules! in_step {
+    simd.vectorize(lane_fn!(|| {
+        macro_rules! in_step {
                 ($($variant:ident)*) => {
                     match activation {
                         $(Activation::$variant => each_few::<S, C>(
@@ -220,16 +222,14 @@ fn activate<S: Simd, C: Compute>(
                             sums,
                             bias,
                             out,
-                            #[inline(always)]
-                            |vectors| Activation::$variant.apply_unrolled::<S, C, MAP_UNROLL>(simd, vectors),
+                            lane_fn!(|vectors| Activation::$variant.apply_unrolled::<S, C, MAP_UNROLL>(simd, vectors)),
                         ),)*
                         Activation::None | Activation::Relu => {}
                     }
                 };
             }
-            in_step!(Sigmoid Tanh Silu Gelu GeluTanh);
-        },
-    );
+        in_step!(Sigmoid Tanh Silu Gelu GeluTanh);
+    }));
 }
 
 #[cfg(feature = "std")]

@@ -5,6 +5,7 @@
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
+use crate::macros::{bug, lane_fn};
 use crate::simd::{self, dispatch};
 use crate::view::{Matrix, inlined};
 
@@ -16,10 +17,7 @@ const AHEAD: usize = 512;
 pub(super) fn multiply<W: Float>(level: simd::Level, x: &[W::Acc], columns: Matrix<'_, W>, sums: &mut [W::Acc]) {
     #[inline(never)]
     fn add<S: Simd, W: Float>(simd: S, x: &[W::Acc], columns: Matrix<'_, W>, sums: &mut [W::Acc]) {
-        simd.vectorize(
-            #[inline(always)]
-            || multiply_here(simd, x, columns, sums),
-        );
+        simd.vectorize(lane_fn!(|| multiply_here(simd, x, columns, sums)));
     }
     dispatch!(level, simd => add(simd, x, columns, sums));
 }
@@ -31,15 +29,15 @@ fn multiply_here<S: Simd, W: Float>(simd: S, x: &[W::Acc], columns: Matrix<'_, W
     let whole = steps / lanes * lanes;
     let zero = Lanes::<S, W>::splat(simd, W::Acc::ZERO);
     // The last columns are those before them once more, where there are not enough for a square.
-    let Some(last) = cols.checked_sub(lanes) else { return };
+    let Some(last) = cols.checked_sub(lanes) else { return bug!() };
     // One square after another: two side by side would hide how long sums wait for one another, but read from more places than
     // a cache foresees.
     for col in (0..cols).step_by(lanes) {
         let col = col.min(last);
         let mut sum = zero;
         for start in (0..whole).step_by(lanes) {
-            let Some(values) = x.get(start..start + lanes) else { return };
-            let Some(square) = square::<S, W>(simd, columns, col, start) else { return };
+            let Some(values) = x.get(start..start + lanes) else { return bug!() };
+            let Some(square) = square::<S, W>(simd, columns, col, start) else { return bug!() };
             let mut add = inlined(
                 #[inline(always)]
                 |index: usize| sum = Lanes::<S, W>::splat(simd, values[index]).mul_add(square[index], sum),
@@ -50,14 +48,13 @@ fn multiply_here<S: Simd, W: Float>(simd: S, x: &[W::Acc], columns: Matrix<'_, W
         for step in whole..steps {
             let mut values = [W::ZERO; MAX_LANES];
             for (index, value) in values.iter_mut().enumerate().take(lanes) {
-                *value = columns.get(col + index, step).unwrap_or(W::ZERO);
+                *value = columns.get(col + index, step).unwrap_or_else(|| bug!(W::ZERO));
             }
-            let Some(&value) = x.get(step) else { return };
+            let Some(&value) = x.get(step) else { return bug!() };
             sum = Lanes::<S, W>::splat(simd, value).mul_add(W::load(simd, &values[..lanes]), sum);
         }
-        if let Some(target) = sums.get_mut(col..col + lanes) {
-            <W::Acc as Float>::store::<S>(sum, target);
-        }
+        let Some(target) = sums.get_mut(col..col + lanes) else { return bug!() };
+        <W::Acc as Float>::store::<S>(sum, target);
     }
 }
 

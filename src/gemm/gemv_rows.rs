@@ -1,6 +1,6 @@
 //! Few rows times a weight that is read once and where it lies: its rows are read from end to end, a few at a time, as
 //! memory is read fast only in long pieces, and in vectors that do not straddle cache lines, while the sums wait in the
-//! cache. In the order in which all products are summed.
+//! cache. In the order in which all products are summed: see the head of [`gemm`](super).
 
 use core::iter::zip;
 
@@ -8,11 +8,9 @@ use fearless_simd::{Simd, SimdBase, SimdFloat};
 
 use super::panel_width;
 use crate::float::{Float, Lanes};
+use crate::macros::{bug, lane_fn};
 use crate::simd::{self, dispatch};
 use crate::view::Matrix;
-
-/// The most rows of x.
-pub(super) const MOST_ROWS: usize = 16;
 
 /// The rows of a weight that are read together: so many streams a CPU foresees, and each sum is fetched once for all of
 /// them.
@@ -25,7 +23,7 @@ pub(super) const fn stride<C>(cols: usize) -> usize {
 }
 
 /// Writes `x` times `weight` to `sums`, and returns where in each row of them, [`stride`] apart, the first column is. x has
-/// at most [`MOST_ROWS`] rows; the elements of each row of both lie side by side, and there are whole panels of columns.
+/// at most [`MAX_M_GEMV`] rows; the elements of each row of both lie side by side, and there are whole panels of columns.
 pub(super) fn multiply<W: Float>(
     level: simd::Level,
     x: Matrix<'_, W::Acc>,
@@ -34,13 +32,10 @@ pub(super) fn multiply<W: Float>(
 ) -> usize {
     #[inline(never)]
     fn add<S: Simd, W: Float>(simd: S, x: Matrix<'_, W::Acc>, weight: Matrix<'_, W>, sums: &mut [W::Acc]) -> usize {
-        simd.vectorize(
-            #[inline(always)]
-            || multiply_here(simd, x, weight, sums),
-        )
+        simd.vectorize(lane_fn!(|| multiply_here(simd, x, weight, sums)))
     }
     let stride = stride::<W::Acc>(weight.cols());
-    let Some(sums) = sums.get_mut(..x.rows() * stride) else { return 0 };
+    let Some(sums) = sums.get_mut(..x.rows() * stride) else { return bug!(0) };
     sums.fill(W::Acc::ZERO);
     dispatch!(level, simd => add(simd, x, weight, sums))
 }
@@ -71,17 +66,17 @@ fn multiply_here<S: Simd, W: Float>(
         let weight = weight.block(0..steps, col..col + len);
         for first in (0..if len > 0 { steps } else { 0 }).step_by(TOGETHER) {
             let depth = first..(first + TOGETHER).min(steps);
-            let values = |row: usize| x.row(row).and_then(|row| row.get(depth.clone())).unwrap_or(&[]);
+            let values = |row: usize| x.row(row).and_then(|row| row.get(depth.clone())).unwrap_or_else(|| bug!(&[]));
             let mut row = 0;
             while row < x.rows() {
-                let Some(sums) = sums.get_mut(row * stride + to..) else { return 0 };
+                let Some(sums) = sums.get_mut(row * stride + to..) else { return bug!(0) };
                 if row + 1 < x.rows() && depth.len() == TOGETHER {
-                    let Some((one, other)) = sums.split_at_mut_checked(stride) else { return 0 };
-                    let (Some(one), Some(other)) = (one.get_mut(..len), other.get_mut(..len)) else { return 0 };
+                    let Some((one, other)) = sums.split_at_mut_checked(stride) else { return bug!(0) };
+                    let (Some(one), Some(other)) = (one.get_mut(..len), other.get_mut(..len)) else { return bug!(0) };
                     add_two(simd, [values(row), values(row + 1)], &weight, first, one, other);
                     row += 2;
                 } else {
-                    let Some(sums) = sums.get_mut(..len) else { return 0 };
+                    let Some(sums) = sums.get_mut(..len) else { return bug!(0) };
                     add_one(simd, values(row), &weight, first, sums);
                     row += 1;
                 }
@@ -110,7 +105,7 @@ pub(super) fn until_aligned<W: Float>(weight: &Matrix<'_, W>) -> usize {
 #[inline(always)]
 fn add_one<S: Simd, W: Float>(simd: S, x: &[W::Acc], weight: &Matrix<'_, W>, first: usize, sums: &mut [W::Acc]) {
     let lanes = Lanes::<S, W>::LEN;
-    let row = |index: usize| weight.row(first + index).unwrap_or(&[]).chunks_exact(lanes);
+    let row = |index: usize| weight.row(first + index).unwrap_or_else(|| bug!(&[])).chunks_exact(lanes);
     let load = |sums: &[W::Acc]| <W::Acc as Float>::load(simd, sums);
     if let &[a, b, c, d] = x {
         let factors = [a, b, c, d].map(|value| Lanes::<S, W>::splat(simd, value));
@@ -143,9 +138,9 @@ fn add_two<S: Simd, W: Float>(
     other: &mut [W::Acc],
 ) {
     let lanes = Lanes::<S, W>::LEN;
-    let row = |index: usize| weight.row(first + index).unwrap_or(&[]).chunks_exact(lanes);
+    let row = |index: usize| weight.row(first + index).unwrap_or_else(|| bug!(&[])).chunks_exact(lanes);
     let load = |sums: &[W::Acc]| <W::Acc as Float>::load(simd, sums);
-    let (&[a, b, c, d], &[e, f, g, h]) = (x[0], x[1]) else { return };
+    let (&[a, b, c, d], &[e, f, g, h]) = (x[0], x[1]) else { return bug!() };
     let splat = |value| Lanes::<S, W>::splat(simd, value);
     let (first, second) = ([splat(a), splat(b), splat(c), splat(d)], [splat(e), splat(f), splat(g), splat(h)]);
     let sums = zip(one.chunks_exact_mut(lanes), other.chunks_exact_mut(lanes));

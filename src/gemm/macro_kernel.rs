@@ -1,16 +1,19 @@
-//! Computes one block of a product on this thread: packs what needs it and goes over blocks of k, bands of rows and strips
-//! of panels. Compiled once for each compute type; storage types and CPU levels are behind what it calls.
+//! Computes one block of a product on this thread, the way its [`Plan`] says: the loops around the micro-kernel, which the head of
+//! [`gemm`](super) draws, or few rows without them. Compiled once for each compute type; storage types and CPU levels are behind
+//! what it calls.
 
-use core::iter::repeat_n;
+use core::iter::from_fn;
+use core::ops::Range;
 
-use super::micro_kernel::{Beta, FusedStore, MAX_NR_VECTORS, PanelLayout, TileArgs, multiply_tiles, row_tiles};
+use super::micro_kernel::{FusedStore, MAX_NR_VECTORS, PanelLayout, Registers, TileArgs, multiply_tiles, row_tiles};
 use super::operands::{OperandSource, OutputSink, TileSums};
-use super::problem::even_split;
+use super::plan::{PanelSource, Plan, plan};
+use super::problem::{Beta, even_split};
 use super::{dot, gemv_rows, kc_of, panel_width};
 use crate::error::{NoMemory, Shape};
 use crate::float::Compute;
 use crate::kernel::kernel;
-use crate::math::activation::Activation;
+use crate::macros::bug;
 use crate::simd::{self, Level};
 use crate::view::{Line, Matrix, PanelGroup};
 use crate::workspace::{Workspace, bytes_of, split};
@@ -23,27 +26,30 @@ pub(super) const NC_PANELS: usize = 16;
 
 kernel! {
     /// A block of a product, whatever its storage types: called for compute types alone.
-    MultiplyBlock<T>(operands: &'a dyn OperandSource<T::Acc>, k: usize, target: &'a mut dyn OutputSink<T::Acc>, workspace: &'a mut Workspace)
-        -> Result<(), NoMemory> = compute
+    MultiplyBlock<T>(operands: &'a dyn OperandSource<T::Acc>, k: usize, output: &'a mut dyn OutputSink<T::Acc>, workspace: &'a mut Workspace)
+        -> Result<(), NoMemory> = multiply_block
 }
 
 /// Computes a block. Where there is no memory for that nothing is written.
-fn compute<C: Compute>(
+fn multiply_block<C: Compute>(
     operands: &dyn OperandSource<C>,
     k: usize,
-    target: &mut dyn OutputSink<C>,
+    output: &mut dyn OutputSink<C>,
     workspace: &mut Workspace,
 ) -> Result<(), NoMemory> {
     let level = simd::level();
-    if target.shape() == (1, 1)
-        && let (Some(x), Some(column)) = (operands.x().and_then(|x| x.row(0)), operands.column())
-    {
-        let parts = [panel_width::<C>() * size_of::<C>(); 2];
-        return workspace.lend(bytes_of(parts), |lines| one_by_one(level, (x, column), target, split(lines, parts)));
-    }
-    let plan = Plan::new(level, operands, target.shape(), k, false);
-    let parts = plan.parts::<C>();
-    workspace.lend(bytes_of(parts), |lines| by_tiles(level, operands, &plan, target, split(lines, parts)))
+    let block = Block::new(level, operands, output.shape(), k, None);
+    let parts = block.buffers();
+    workspace.lend(bytes_of(parts), |lines| {
+        let [a, b, sums, partial, bias] = split(lines, parts).map(Line::numbers::<C>);
+        output.load_bias(level, bias);
+        let buffers = Buffers { a, b, sums, partial, bias };
+        match block.plan {
+            Plan::Dot => block.dot(output, buffers),
+            Plan::GemvRows | Plan::GemvColumns => block.gemv(output, buffers),
+            Plan::Tiles(_) => block.macro_kernel(output, 0..block.panels, buffers),
+        }
+    })
 }
 
 kernel! {
@@ -52,212 +58,268 @@ kernel! {
 }
 
 fn block_workspace<C: Compute>(operands: &dyn OperandSource<C>, shape: Shape, k: usize) -> usize {
-    bytes_of(Plan::new(simd::level(), operands, shape, k, true).parts::<C>())
+    bytes_of(Block::new(simd::level(), operands, shape, k, Some(panel_width::<C>() - 1)).buffers())
 }
 
 /// The same for the block as its weight lies.
 #[cfg(test)]
 pub(super) fn workspace_here<C: Compute>(operands: &dyn OperandSource<C>, shape: Shape, k: usize) -> usize {
-    bytes_of(Plan::new(simd::level(), operands, shape, k, false).parts::<C>())
+    bytes_of(Block::new(simd::level(), operands, shape, k, None).buffers())
 }
 
-/// One row times one column.
-fn one_by_one<C: Compute>(
-    level: Level,
-    (x, column): (&[C], &[C]),
-    target: &mut dyn OutputSink<C>,
-    [sums, bias]: [&mut [Line]; 2],
-) {
-    let width = panel_width::<C>();
-    let (sums, bias) = (Line::numbers::<C>(sums), Line::numbers::<C>(bias));
-    target.load_bias(level, bias);
-    if let Some(sum) = sums.first_mut() {
-        *sum = dot::dot(level, x, column, kc_of(x.len()));
-    }
-    target.store(level, TileSums { rows: 0..1, cols: 0..1, sums, stride: width, bias });
+/// What a block lays out in its workspace.
+#[derive(Debug)]
+struct Buffers<'w, C> {
+    /// Rows of x, for one block of k.
+    a: &'w mut [C],
+    /// Packed panels of the weight, for one block of k.
+    b: &'w mut [C],
+    /// Sums that wait for the next block of k, or for an epilogue.
+    sums: &'w mut [C],
+    /// What one block of k adds to the sums of few rows.
+    partial: &'w mut [C],
+    bias: &'w mut [C],
 }
 
-/// How a block is gone over.
+/// Where the micro-kernel finds the weight.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
-    rows: usize,
-    cols: usize,
+enum Panels<'a, C> {
+    InPlace,
+    /// Packed panels, of which the first is so many panels into the block.
+    Packed(usize, &'a [C]),
+}
+
+/// A block, and the sizes of its loops.
+struct Block<'o, C> {
+    level: Level,
+    operands: &'o dyn OperandSource<C>,
+    plan: Plan,
+    m: usize,
+    n: usize,
     k: usize,
     /// The steps of a block of k.
-    step: usize,
-    /// The columns of a panel, how many panels there are, and how many of them, from the first on, are read in place.
+    kc: usize,
+    /// The columns of a panel, and how many panels there are.
     width: usize,
     panels: usize,
+    /// How many of them, from the first on, are read where the weight lies; the others are packed.
     in_place: usize,
-    /// How far before the first column panels begin, where the first and the last layout over part of others for that.
-    before: Option<usize>,
-    /// The panels that are packed together.
-    together: usize,
-    x_in_place: bool,
-    streams: bool,
-    /// Whether sums wait in memory for the next block of k.
-    keep: bool,
+    /// How far before the first column the first panel begins.
+    lead: usize,
+    /// Whether x is read where it lies.
+    is_x_in_place: bool,
 }
 
-impl Plan {
-    /// For a block of this shape; with `anywhere`, one that takes as much memory as any does whose weight lies otherwise.
-    fn new<C: Compute>(
+impl<'o, C: Compute> Block<'o, C> {
+    /// For a block of this shape; with `misaligned`, as if its weight lay so many columns off a cache line.
+    fn new(
         level: Level,
-        operands: &dyn OperandSource<C>,
-        (rows, cols): Shape,
+        operands: &'o dyn OperandSource<C>,
+        (m, n): Shape,
         k: usize,
-        anywhere: bool,
+        misaligned: Option<usize>,
     ) -> Self {
         let width = panel_width::<C>();
-        let step = kc_of(k);
-        // Panels may begin so far before the first column.
-        let before = operands.before(level, rows).map(|before| if anywhere { width - 1 } else { before });
-        let panels = cols.saturating_add(before.unwrap_or(0)).div_ceil(width);
-        let in_place = if before.is_some() { panels } else { operands.panels_in_place(level, rows) };
-        let together = NC_PANELS.min(panels - in_place);
-        // Few rows, then, and no tiles.
-        let streams = in_place > 0 && operands.streams(level);
-        // Where one block of k is all there is, sums need not outlive a band, and where the epilogue is light, not a tile.
-        let keep = k > step || streams;
-        let x_in_place = operands.x().is_some();
-        Self { rows, cols, k, step, width, panels, in_place, before, together, x_in_place, streams, keep }
+        let layout = operands.layout();
+        let layout = misaligned.map_or(layout, |by| layout.misaligned(by));
+        let plan = plan((m, n, k), &layout, 1, Registers::at::<C>(level));
+        let lead = if let Plan::Tiles(PanelSource::Overlapping { lead }) = plan { lead } else { 0 };
+        let panels = n.saturating_add(lead).div_ceil(width);
+        let in_place = match plan {
+            Plan::GemvColumns | Plan::Tiles(PanelSource::Packed | PanelSource::Overlapping { .. }) => panels,
+            Plan::GemvRows | Plan::Tiles(PanelSource::InPlace) => n / width,
+            Plan::Dot | Plan::Tiles(PanelSource::PackEachBlock | PanelSource::PackOnce) => 0,
+        };
+        let is_x_in_place = operands.x().is_some();
+        Self { level, operands, plan, m, n, k, kc: kc_of(k), width, panels, in_place, lead, is_x_in_place }
     }
 
-    /// From a row of streamed sums to the next.
-    fn stride<C>(&self) -> usize {
+    fn is_gemv(&self) -> bool {
+        matches!(self.plan, Plan::GemvRows | Plan::GemvColumns)
+    }
+
+    /// From a row of partial sums to the next.
+    fn partial_stride(&self) -> usize {
         gemv_rows::stride::<C>(self.width * self.in_place)
     }
 
-    /// The bytes of what is packed, of x laid out, of sums, of streamed sums and of the bias.
-    fn parts<C>(&self) -> [usize; 5] {
-        let Self { rows, step, width, panels, .. } = *self;
-        let numbers = |count: usize, each: usize| count.saturating_mul(each).saturating_mul(size_of::<C>());
-        let band_rows = MC.min(rows);
+    /// The bytes of each of the [`Buffers`].
+    fn buffers(&self) -> [usize; 5] {
+        let Self { m, k, kc, width, panels, .. } = *self;
+        let bytes = |count: usize, each: usize| count.saturating_mul(each).saturating_mul(size_of::<C>());
+        let mc = MC.min(m);
+        let packed = if self.plan == Plan::Dot { 0 } else { NC_PANELS.min(panels - self.in_place) };
+        // Where one block of k is all there is, sums need not outlive a block of rows, and where the epilogue is light, not a
+        // tile.
+        let sums = if k > kc || self.is_gemv() {
+            bytes(m, width * panels)
+        } else {
+            bytes(mc, width * panels.min(MAX_NR_VECTORS + 1))
+        };
         [
-            numbers(self.together * width, step),
-            numbers(if self.x_in_place { 0 } else { band_rows }, step),
-            if self.keep {
-                numbers(rows, width * panels)
-            } else {
-                numbers(band_rows, width * panels.min(MAX_NR_VECTORS + 1))
-            },
-            numbers(if self.streams { rows } else { 0 }, self.stride::<C>()),
-            numbers(panels + 1, width),
+            bytes(if self.is_x_in_place { 0 } else { mc }, kc),
+            bytes(packed * width, kc),
+            sums,
+            bytes(if self.is_gemv() { m } else { 0 }, self.partial_stride()),
+            bytes(panels + 1, width),
         ]
     }
-}
 
-/// For each block of k, what tiles cannot read in place is packed, then each band of rows goes over the panels tile by
-/// tile.
-fn by_tiles<C: Compute>(
-    level: Level,
-    operands: &dyn OperandSource<C>,
-    plan: &Plan,
-    target: &mut dyn OutputSink<C>,
-    [packed, x, sums, streamed, bias]: [&mut [Line]; 5],
-) {
-    let Plan { rows, cols, k, step, width, panels, in_place, before, together, x_in_place, streams, keep } = *plan;
-    let (before, overlap) = (before.unwrap_or(0), before.is_some());
-    let stride = plan.stride::<C>();
-    let activation = target.activation();
-    let light = matches!(activation, Activation::None | Activation::Relu) && target.plain(0..rows, 0..cols).is_some();
-    let (packed, widened) = (Line::numbers::<C>(packed), Line::numbers::<C>(x));
-    let (all_sums, bias) = (Line::numbers::<C>(sums), Line::numbers::<C>(bias));
-    let streamed = Line::numbers::<C>(streamed);
-    target.load_bias(level, bias);
-    let mut start = 0;
-    loop {
-        let depth = start..(start + step).min(k);
-        let steps = depth.len();
-        let mut first_panel = 0;
-        while first_panel < panels {
-            let chunk = match first_panel {
-                0 if in_place > 0 => 0..in_place,
-                first => first..(first + together).min(panels),
-            };
-            first_panel = chunk.end;
-            if chunk.start >= in_place {
-                operands.pack_b(level, depth.clone(), chunk.start * width..(chunk.end * width).min(cols), packed);
-            }
-            let layout = match chunk.start < in_place && !operands.is_packed() {
-                false => PanelLayout::Packed,
-                true if overlap => PanelLayout::Overlapping,
-                true => PanelLayout::SideBySide,
-            };
-            let mut band = 0;
-            for band_rows in even_split(rows, MC).into_iter().flat_map(|(count, len)| repeat_n(len, count)) {
-                // One band is laid out once.
-                if !x_in_place && (chunk.start == 0 || band_rows < rows) {
-                    operands.pack_a(level, band..band + band_rows, depth.clone(), widened);
-                }
-                for tiled in row_tiles::<C>(level, band..band + band_rows) {
-                    let run_rows = tiled.range();
-                    let x = match operands.x() {
-                        Some(x) => x.block(run_rows.clone(), depth.clone()),
-                        None => match Matrix::new(&*widened, band_rows, steps) {
-                            Ok(x) => x.block(run_rows.start - band..run_rows.end - band, 0..steps),
-                            Err(_) => return,
-                        },
-                    };
-                    let streams = streams && chunk.start < in_place;
-                    let offset = if streams {
-                        let sums = streamed.get_mut(..rows * stride).unwrap_or(&mut []);
-                        operands.stream(level, depth.clone(), x, sums)
-                    } else {
-                        0
-                    };
-                    for (panel, count) in tiled.panel_groups(chunk.clone(), layout) {
-                        let strip =
-                            (panel * width).saturating_sub(before)..((panel + count) * width - before).min(cols);
-                        let bias = bias.get(strip.start..).unwrap_or(&[]);
-                        // The sums of a run of rows layout strip by strip.
-                        let from = if keep { (run_rows.start * panels + run_rows.len() * panel) * width } else { 0 };
-                        let len = run_rows.len() * count * width;
-                        let Some(sums) = all_sums.get_mut(from..from + len) else { return };
-                        let direct = depth.end == k && light && strip.len() == count * width && !streams;
-                        let out = if direct { target.plain(run_rows.clone(), strip.clone()) } else { None };
-                        let store = out.map(|out| FusedStore { bias, relu: activation == Activation::Relu, out });
-                        let beta = if start == 0 { Beta::Zero } else { Beta::One };
-                        if streams {
-                            for (sums, added) in sums.chunks_mut(count * width).zip(streamed.chunks(stride)) {
-                                let added = added.get(offset + panel * width..).unwrap_or(&[]);
-                                for (sum, &added) in sums.iter_mut().zip(added) {
-                                    *sum = if start == 0 { added } else { *sum + added };
-                                }
-                            }
-                        } else if panel < in_place {
-                            let run = TileArgs { x, sums: &mut *sums, stride: count * width, beta, store };
-                            operands.tiles(level, (tiled.mr, count), (panel, before), depth.clone(), run);
-                        } else {
-                            let run = TileArgs { x, sums: &mut *sums, stride: count * width, beta, store };
-                            let numbers = packed.get((panel - chunk.start) * steps * width..).unwrap_or(&[]);
-                            let Some(packed) = PanelGroup::packed(numbers, (count, steps * width), steps, width) else {
-                                return;
+    /// Loop 4, pc: blocks of k, one of no steps where there are none.
+    fn k_blocks(&self) -> impl Iterator<Item = Range<usize>> + use<C> {
+        let k = self.k;
+        pieces(0..k.max(1), self.kc).map(move |pc| pc.start..pc.end.min(k))
+    }
+
+    /// Loop 5, jc: the panels that are read in place, then as many at a time as are packed together.
+    fn column_blocks(&self, panels: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<C> {
+        let in_place = panels.start..self.in_place.max(panels.start);
+        let packed = pieces(in_place.end..panels.end, NC_PANELS);
+        Some(in_place).filter(|in_place| !in_place.is_empty()).into_iter().chain(packed)
+    }
+
+    /// The panels of one block of k and of columns: packed now, unless they are read in place.
+    fn panels<'b>(&self, pc: &Range<usize>, jc: &Range<usize>, buffer: &'b mut [C]) -> Panels<'b, C> {
+        if jc.start < self.in_place {
+            return Panels::InPlace;
+        }
+        let cols = jc.start * self.width..(jc.end * self.width).min(self.n);
+        self.operands.pack_b(self.level, pc.clone(), cols, buffer);
+        Panels::Packed(jc.start, buffer)
+    }
+
+    /// The rows of x of one block of k and of rows: in place, or in `buffer`, where they are packed unless they lie there.
+    fn rows<'s>(&'s self, ic: &Range<usize>, pc: &Range<usize>, buffer: &'s mut [C], is_packed: bool) -> Matrix<'s, C> {
+        if let Some(x) = self.operands.x() {
+            return x.block(ic.clone(), pc.clone());
+        }
+        if !is_packed {
+            self.operands.pack_a(self.level, ic.clone(), pc.clone(), buffer);
+        }
+        Matrix::new(&*buffer, ic.len(), pc.len()).unwrap_or_else(|_| bug!((&[]).into()))
+    }
+
+    /// The loops over register tiles: the head of [`gemm`](super) draws them. For some of the panels.
+    fn macro_kernel(&self, output: &mut dyn OutputSink<C>, panels: Range<usize>, buffers: Buffers<'_, C>) {
+        let Self { level, m, n, k, kc, width, lead, .. } = *self;
+        let Buffers { a: a_buffer, b: b_buffer, sums, bias, .. } = buffers;
+        let fuses = output.fused(0..m, 0..n).is_some();
+        for pc in self.k_blocks() {
+            let (is_last, beta) = (pc.end == k, if pc.start == 0 { Beta::Zero } else { Beta::One });
+            for jc in self.column_blocks(panels.clone()) {
+                let b = self.panels(&pc, &jc, b_buffer);
+                let layout = match (b, self.plan) {
+                    (Panels::Packed(..), _) | (_, Plan::Tiles(PanelSource::Packed)) => PanelLayout::Packed,
+                    (_, Plan::Tiles(PanelSource::Overlapping { .. })) => PanelLayout::Overlapping,
+                    _ => PanelLayout::SideBySide,
+                };
+                for ic in even_split(m, MC) {
+                    // One block of rows is packed once for all columns.
+                    let is_packed = jc.start > panels.start && ic.len() == m;
+                    let a = self.rows(&ic, &pc, a_buffer, is_packed);
+                    for ir in row_tiles::<C>(level, ic.clone()) {
+                        let rows = ir.range();
+                        let x = a.block(rows.start - ic.start..rows.end - ic.start, 0..pc.len());
+                        for (panel, count) in ir.panel_groups(jc.clone(), layout) {
+                            let nr = count * width;
+                            let cols = (panel * width).saturating_sub(lead)..((panel + count) * width - lead).min(n);
+                            // Sums that outlive a block of k lie group by group of those of equal tiles.
+                            let before = (rows.start * panels.len() + rows.len() * (panel - panels.start)) * width;
+                            let start = if k > kc { before } else { 0 };
+                            let Some(sums) = sums.get_mut(start..start + rows.len() * nr) else { return bug!() };
+                            let bias = bias.get(cols.start..).unwrap_or_else(|| bug!(&[]));
+                            let fused = if is_last && fuses && cols.len() == nr {
+                                output.fused(rows.clone(), cols.clone()).map(|(out, relu)| FusedStore {
+                                    bias,
+                                    relu,
+                                    out,
+                                })
+                            } else {
+                                None
                             };
-                            multiply_tiles::<C, C>(level, (tiled.mr, count), packed, run);
-                        }
-                        if depth.end == k && !direct {
-                            if overlap && strip.len() < count * width {
-                                let (first, last) =
-                                    (before * usize::from(panel == 0), (panel + count) * width - before - strip.end);
-                                for sums in sums.chunks_exact_mut(count * width) {
-                                    compact(sums, width, first, last);
+                            let is_stored = fused.is_some();
+                            let args = TileArgs { x, sums: &mut *sums, stride: nr, beta, fused };
+                            self.multiply_tiles((ir.mr, count), panel, &pc, b, args);
+                            if is_last && !is_stored {
+                                if layout == PanelLayout::Overlapping && cols.len() < nr {
+                                    let first = if panel == 0 { lead } else { 0 };
+                                    let last = (panel + count) * width - lead - cols.end;
+                                    sums.chunks_exact_mut(nr).for_each(|sums| compact(sums, width, first, last));
                                 }
+                                output.store(level, TileSums { rows: rows.clone(), cols, sums, stride: nr, bias });
                             }
-                            let region =
-                                TileSums { rows: run_rows.clone(), cols: strip, sums, stride: count * width, bias };
-                            target.store(level, region);
                         }
                     }
                 }
-                band += band_rows;
             }
         }
-        if depth.end == k {
-            return;
-        }
-        start = depth.end;
     }
+
+    /// The micro-kernel over tiles of (rows, panels) from panel `panel` on.
+    fn multiply_tiles(
+        &self,
+        (mr, count): (usize, usize),
+        panel: usize,
+        pc: &Range<usize>,
+        b: Panels<'_, C>,
+        args: TileArgs<'_, C>,
+    ) {
+        let Panels::Packed(first, numbers) = b else {
+            return self.operands.multiply_tiles(self.level, (mr, count), (panel, self.lead), pc.clone(), args);
+        };
+        let panel_len = pc.len() * self.width;
+        let numbers = numbers.get((panel - first) * panel_len..).unwrap_or_else(|| bug!(&[]));
+        let Some(group) = PanelGroup::packed(numbers, (count, panel_len), pc.len(), self.width) else { return bug!() };
+        multiply_tiles::<C, C>(self.level, (mr, count), group, args);
+    }
+
+    /// Few rows: each block of k adds to all their sums at once. What is left of a panel of columns goes over tiles.
+    fn gemv(&self, output: &mut dyn OutputSink<C>, buffers: Buffers<'_, C>) {
+        let Self { level, m, n, width, panels, in_place, .. } = *self;
+        let Buffers { a, b, sums, partial, bias } = buffers;
+        let (nr, stride) = (in_place * width, self.partial_stride());
+        let Some((sums, tail_sums)) = sums.split_at_mut_checked(m * nr) else { return bug!() };
+        let Some(partial) = partial.get_mut(..m * stride) else { return bug!() };
+        for pc in self.k_blocks() {
+            let x = self.rows(&(0..m), &pc, a, false);
+            let first = match self.plan {
+                Plan::GemvColumns => self.operands.gemv_columns(level, pc.clone(), x, partial),
+                _ => self.operands.gemv_rows(level, pc.clone(), x, partial),
+            };
+            for (sums, partial) in sums.chunks_exact_mut(nr).zip(partial.chunks_exact(stride)) {
+                let Some(partial) = partial.get(first..first + nr) else { return bug!() };
+                if pc.start == 0 {
+                    sums.copy_from_slice(partial);
+                } else {
+                    sums.iter_mut().zip(partial).for_each(|(sum, &partial)| *sum += partial);
+                }
+            }
+        }
+        output.store(level, TileSums { rows: 0..m, cols: 0..nr.min(n), sums, stride: nr, bias: &*bias });
+        if in_place < panels {
+            self.macro_kernel(output, in_place..panels, Buffers { a, b, sums: tail_sums, partial, bias });
+        }
+    }
+
+    /// One row times one column.
+    fn dot(&self, output: &mut dyn OutputSink<C>, Buffers { sums, bias, .. }: Buffers<'_, C>) {
+        let Some((x, column)) = self.operands.x().and_then(|x| x.row(0)).zip(self.operands.column()) else {
+            return bug!();
+        };
+        let Some(sum) = sums.first_mut() else { return bug!() };
+        *sum = dot::dot(self.level, x, column, self.kc);
+        output.store(self.level, TileSums { rows: 0..1, cols: 0..1, sums, stride: self.width, bias });
+    }
+}
+
+/// Cuts a range into pieces of `len`, and a rest. (`step_by` would divide to know how many.)
+fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+    let Range { mut start, end } = range;
+    from_fn(move || {
+        let piece = start..(start + len).min(end);
+        start = piece.end;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// Moves sums side by side of which so many are missing in the first panel, at its end, and in the last one, at its beginning.

@@ -1,14 +1,15 @@
-//! The inner loop: a few rows by a few panels of columns, their sums in registers over some steps of k. Nothing here knows
-//! shapes or threads.
+//! The micro-kernel: a register tile of MR rows by some panels of columns, to which each step of k adds the product of a column
+//! of x and a row of the weight (a rank-1 update). Nothing here knows shapes or threads.
 
 use core::iter::from_fn;
 use core::ops::Range;
 
 use fearless_simd::{Select, Simd, SimdBase, SimdFloat};
 
-use super::problem::even_split;
-use super::vectors_per_panel;
-use crate::float::{Compute, Float, MAX_LANES};
+use super::problem::{Beta, even_parts};
+use super::{panel_width, vectors_per_panel};
+use crate::float::{Compute, Float};
+use crate::macros::{bug, lane_fn};
 use crate::simd::{self, dispatch};
 use crate::view::{Matrix, MatrixMut, PanelGroup, inlined};
 
@@ -22,11 +23,8 @@ pub(crate) const MAX_WIDENING_MR: usize = 4;
 /// pieces in which it is read, the faster that goes.
 pub(crate) const MAX_NR_VECTORS: usize = 16;
 
-/// The most columns of a tile.
-pub(crate) const MAX_NR: usize = MAX_NR_VECTORS * MAX_LANES;
-
 /// The most packed panels that a tile reads at once.
-const MAX_PACKED_STREAMS: usize = 8;
+const MAX_PACKED_PANELS: usize = 8;
 
 /// Tiles of so few rows read weights faster than the CPU foresees.
 const PREFETCHED_MR: usize = 4;
@@ -34,27 +32,17 @@ const PREFETCHED_MR: usize = 4;
 /// How far ahead they ask for a weight: rows of one that is not packed, bytes of a packed panel.
 const AHEAD: (usize, isize) = (4, 1024);
 
-/// The left operand and the sums of a run of tiles over one group of panels.
+/// The left operand and the sums of equal tiles, one above the other, over one group of panels.
 #[derive(Debug)]
 pub(crate) struct TileArgs<'a, C> {
-    /// Rows of equal tiles, their elements side by side.
+    /// The rows of the tiles; the elements of each are contiguous.
     pub(crate) x: Matrix<'a, C>,
     /// The sums of these rows, each as long as the group is wide, `stride` numbers apart.
     pub(crate) sums: &'a mut [C],
     pub(crate) stride: usize,
-    /// What is there already.
     pub(crate) beta: Beta,
-    /// What is done to sums that are complete, where that is little enough to do it in registers.
-    pub(crate) store: Option<FusedStore<'a, C>>,
-}
-
-/// What the sums of a run hold before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Beta {
-    /// Anything: this is the first block of k.
-    Zero,
-    /// The sum of beta blocks of k, to which this one's is added.
-    One,
+    /// Where sums go that are complete, where so little is done to them that it is done in registers.
+    pub(crate) fused: Option<FusedStore<'a, C>>,
 }
 
 /// Where complete sums go from the registers.
@@ -65,6 +53,36 @@ pub(crate) struct FusedStore<'a, C> {
     pub(crate) relu: bool,
     /// The rows and columns of the tiles.
     pub(crate) out: MatrixMut<'a, C>,
+}
+
+/// The registers that a CPU level has for tiles of one compute type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Registers {
+    /// The columns of a panel.
+    pub(crate) panel: usize,
+    /// The vectors of a panel.
+    pub(crate) vectors: usize,
+}
+
+impl Registers {
+    pub(crate) fn at<C: Compute>(level: simd::Level) -> Self {
+        #[inline(always)]
+        fn vectors<S: Simd, C: Compute>(_: S) -> usize {
+            const { vectors_per_panel::<S, C>() }
+        }
+        let vectors = dispatch!(level, simd => vectors::<_, C>(simd));
+        Self { panel: const { panel_width::<C>() }, vectors }
+    }
+
+    /// The most rows of a tile.
+    pub(crate) fn max_mr(self) -> usize {
+        max_mr(self.vectors)
+    }
+
+    /// The panels of the widest tile of so many rows.
+    pub(crate) fn max_panels(self, mr: usize) -> usize {
+        max_panels(mr, self.vectors)
+    }
 }
 
 /// Rows that are cut into equal tiles.
@@ -83,7 +101,7 @@ impl RowTiles {
         self.start..self.start + self.tiles * self.mr
     }
 
-    /// These panels group by group: (the first, how many).
+    /// These panels group by group, each as many as a tile has: (the first, how many).
     pub(crate) fn panel_groups(
         self,
         panels: Range<usize>,
@@ -92,93 +110,73 @@ impl RowTiles {
         let mut panel = panels.start;
         from_fn(move || {
             let left = panels.end.checked_sub(panel).filter(|&left| left > 0)?;
-            let count = self.panels(left, layout);
+            let count = self.next_group(left, layout);
             panel += count;
             Some((panel - count, count))
         })
     }
 
     /// How many panels the next tiles take where so many are left.
-    fn panels(&self, left: usize, layout: PanelLayout) -> usize {
-        let wide = wide(self.mr, self.vectors);
+    fn next_group(&self, left: usize, layout: PanelLayout) -> usize {
+        let widest = max_panels(self.mr, self.vectors);
         let one_more_is_better =
-            left.checked_sub(wide + 1).is_some_and(|rest| rest == 0 || rest.is_power_of_two() && rest < wide);
-        if layout == PanelLayout::Overlapping && one_more_is_better && fits(self.mr, wide + 1, self.vectors) {
-            return wide + 1;
+            left.checked_sub(widest + 1).is_some_and(|rest| rest == 0 || rest.is_power_of_two() && rest < widest);
+        if layout == PanelLayout::Overlapping && one_more_is_better && fits(self.mr, widest + 1, self.vectors) {
+            return widest + 1;
         }
-        let most = if layout == PanelLayout::Packed { left.min(MAX_PACKED_STREAMS) } else { left };
-        (1..=wide.min(most)).rev().find(|&panels| fits(self.mr, panels, self.vectors)).unwrap_or(1)
+        let most = if layout == PanelLayout::Packed { left.min(MAX_PACKED_PANELS) } else { left };
+        (1..=widest.min(most)).rev().find(|&panels| fits(self.mr, panels, self.vectors)).unwrap_or(1)
     }
 }
 
-/// How the panels of a weight layout.
+/// How the panels of a weight lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PanelLayout {
-    /// Each on its own. They are streams that a cache has few places for where they are a power of two apart: so at most
-    /// [`MAX_PACKED_STREAMS`] of them.
+    /// One after the other. Read together they may be a power of two apart, where a cache has few places: so at most
+    /// [`MAX_PACKED_PANELS`] of them are.
     Packed,
     /// Side by side in the rows of a matrix.
     SideBySide,
-    /// Likewise, but for the first and the last, which layout over part of others: there is one more than there would be,
-    /// which is better not left over.
+    /// Likewise, but for the first and the last, which lie over part of their neighbours: there is one more than there would
+    /// be, which is better not left over.
     Overlapping,
 }
 
-/// Cuts rows into tiles of nearly the same size for products whose compute type is `C`: one run of them or two.
+/// Cuts rows into tiles of nearly the same size for products whose compute type is `C`: equal ones, and as many of one row less.
 pub(crate) fn row_tiles<C: Compute>(level: simd::Level, rows: Range<usize>) -> impl Iterator<Item = RowTiles> {
-    let vectors = vectors_per_panel_at::<C>(level);
+    let Registers { vectors, .. } = Registers::at::<C>(level);
     let mut start = rows.start;
-    even_split(rows.len(), max_mr(vectors)).into_iter().filter(|&(tiles, each)| tiles * each > 0).map(
-        move |(tiles, each)| {
-            let run = RowTiles { start, tiles, mr: each, vectors };
-            start = run.range().end;
-            run
-        },
-    )
+    even_parts(rows.len(), max_mr(vectors)).into_iter().filter(|&(tiles, mr)| tiles * mr > 0).map(move |(tiles, mr)| {
+        let equal = RowTiles { start, tiles, mr, vectors };
+        start = equal.range().end;
+        equal
+    })
 }
 
-/// The most rows of a tile of compute type `C` at a CPU level.
-pub(crate) fn max_mr_at<C: Compute>(level: simd::Level) -> usize {
-    max_mr(vectors_per_panel_at::<C>(level))
-}
-
-/// The panels that tiles of so many rows are wide at most.
-pub(crate) fn widest<C: Compute>(level: simd::Level, rows: usize) -> usize {
-    wide(rows, vectors_per_panel_at::<C>(level))
-}
-
-fn vectors_per_panel_at<C: Compute>(level: simd::Level) -> usize {
-    #[inline(always)]
-    fn at<S: Simd, C: Compute>(_: S) -> usize {
-        const { vectors_per_panel::<S, C>() }
-    }
-    dispatch!(level, simd => at::<_, C>(simd))
-}
-
-/// Multiplies tiles of `rows` rows by the first `panels` panels of a group, at a CPU level. The numbers are those that
-/// [`RowTiles`] tells; at most [`MAX_WIDENING_MR`] rows where `W` is another type than `C`.
+/// Runs the micro-kernel over equal tiles, of `mr` rows by the first `panels` panels of a group, at a CPU level. The numbers are
+/// those that [`RowTiles`] tells; at most [`MAX_WIDENING_MR`] rows where `W` is another type than `C`.
 pub(crate) fn multiply_tiles<C: Compute, W: Float<Acc = C>>(
     level: simd::Level,
-    (rows, panels): (usize, usize),
+    (mr, panels): (usize, usize),
     group: PanelGroup<'_, W>,
-    run: TileArgs<'_, C>,
+    args: TileArgs<'_, C>,
 ) {
     #[inline(always)]
     fn by_vectors<S: Simd, C: Compute, W: Float<Acc = C>>(
         simd: S,
         size: (usize, usize),
         group: PanelGroup<'_, W>,
-        run: TileArgs<'_, C>,
+        args: TileArgs<'_, C>,
     ) {
         if const { vectors_per_panel::<S, C>() == 1 } {
-            select::<S, C, W, 1>(simd, size, group, run);
+            select::<S, C, W, 1>(simd, size, group, args);
         } else if const { vectors_per_panel::<S, C>() == 2 } {
-            select::<S, C, W, 2>(simd, size, group, run);
+            select::<S, C, W, 2>(simd, size, group, args);
         } else {
-            select::<S, C, W, 4>(simd, size, group, run);
+            select::<S, C, W, 4>(simd, size, group, args);
         }
     }
-    dispatch!(level, simd => by_vectors(simd, (rows, panels), group, run));
+    dispatch!(level, simd => by_vectors(simd, (mr, panels), group, args));
 }
 
 /// Calls [`micro_kernel`] for the number of rows and panels; only what a level uses is compiled for it.
@@ -187,13 +185,13 @@ fn select<S: Simd, C: Compute, W: Float<Acc = C>, const VECTORS: usize>(
     simd: S,
     size: (usize, usize),
     group: PanelGroup<'_, W>,
-    run: TileArgs<'_, C>,
+    args: TileArgs<'_, C>,
 ) {
     macro_rules! among {
         ($($r:literal: $($g:literal)*,)*) => {
             match size {
                 $($(($r, $g) if const { fits($r, $g, VECTORS) && ($r <= MAX_WIDENING_MR || is_wide::<C, W>()) } => {
-                    micro_kernel::<S, C, W, $r, $g, VECTORS>(simd, group, run);
+                    micro_kernel::<S, C, W, $r, $g, VECTORS>(simd, group, args);
                 })*)*
                 _ => debug_assert!(false, "no tile of {size:?}"),
             }
@@ -212,18 +210,18 @@ const fn is_wide<C, W>() -> bool {
 
 /// Whether a tile is one of those that a level with `vectors` vectors a panel uses: the widest, one that is a little wider,
 /// and some for what is left of columns, more of them where rows are too few to hide how long a multiplication takes.
-const fn fits(rows: usize, panels: usize, vectors: usize) -> bool {
-    let wide = wide(rows, vectors);
-    let is_rest = panels.is_power_of_two() && panels < wide && (panels <= 2 || rows <= 2);
-    // One panel more than the columns have begins or ends among them, see `OperandSource::before`; on its own it would be read
-    // line by line.
-    let is_one_more = panels == wide + 1 && rows <= 3 && vectors == 1;
-    rows <= max_mr(vectors) && (panels == wide || is_rest || is_one_more)
+const fn fits(mr: usize, panels: usize, vectors: usize) -> bool {
+    let widest = max_panels(mr, vectors);
+    let is_rest = panels.is_power_of_two() && panels < widest && (panels <= 2 || mr <= 2);
+    // Panels that overlap are one more than the columns have, see `PanelSource::Overlapping`; on its own it would be read line by
+    // line.
+    let is_one_more = panels == widest + 1 && mr <= 3 && vectors == 1;
+    mr <= max_mr(vectors) && (panels == widest || is_rest || is_one_more)
 }
 
 /// The panels of the widest tile of so many rows: as many as there are accumulators for.
-const fn wide(rows: usize, vectors: usize) -> usize {
-    let by_registers = simd::accumulators(vectors) / (rows * vectors);
+const fn max_panels(mr: usize, vectors: usize) -> usize {
+    let by_registers = simd::accumulators(vectors) / (mr * vectors);
     let most = MAX_NR_VECTORS / vectors;
     if by_registers < 1 {
         1
@@ -251,12 +249,9 @@ const fn max_mr(vectors: usize) -> usize {
 fn micro_kernel<S: Simd, C: Compute, W: Float<Acc = C>, const MR: usize, const PANELS: usize, const VECTORS: usize>(
     simd: S,
     group: PanelGroup<'_, W>,
-    run: TileArgs<'_, C>,
+    args: TileArgs<'_, C>,
 ) {
-    simd.vectorize(
-        #[inline(always)]
-        || micro_kernel_here::<S, C, W, MR, PANELS, VECTORS>(simd, group, run),
-    );
+    simd.vectorize(lane_fn!(|| micro_kernel_here::<S, C, W, MR, PANELS, VECTORS>(simd, group, args)));
 }
 
 #[inline(always)]
@@ -270,13 +265,13 @@ fn micro_kernel_here<
 >(
     simd: S,
     group: PanelGroup<'_, W>,
-    run: TileArgs<'_, C>,
+    args: TileArgs<'_, C>,
 ) {
-    let TileArgs { x, sums, stride, beta, mut store } = run;
+    let TileArgs { x, sums, stride, beta, mut fused } = args;
     let lanes = C::Lanes::<S>::LEN;
     let width = VECTORS * lanes;
     let ahead = group.ahead(AHEAD.0, AHEAD.1);
-    let keep = store.is_none();
+    let keep = fused.is_none();
     for (index, row) in (0..x.rows()).step_by(MR).enumerate() {
         // The first tiles ask for the panels behind the group's, one each; the others for what is there already.
         let follow = group.address(if index < PANELS { PANELS + index } else { 0 });
@@ -291,13 +286,12 @@ fn micro_kernel_here<
                 }
             }
         }
-        group.for_each(
+        let fits = group.for_each(
             x,
             row,
             width,
             follow,
-            #[inline(always)]
-            |values, panels, follow| {
+            lane_fn!(|values, panels, follow| {
                 if MR <= PREFETCHED_MR {
                     for g in 0..PANELS {
                         simd::prefetch(panels[g].as_ptr().wrapping_byte_offset(ahead));
@@ -306,14 +300,15 @@ fn micro_kernel_here<
                     simd::prefetch_far(follow);
                 }
                 rank_1_update::<S, C, W, MR, PANELS, VECTORS>(simd, values, panels, &mut tile);
-            },
+            }),
         );
+        debug_assert!(fits, "x and panels do not fit a tile");
         if beta == Beta::One || keep {
-            let Some(target) = &mut target else { return };
+            let Some(target) = &mut target else { return bug!() };
             let mut add = inlined(
                 #[inline(always)]
                 |r: usize| {
-                    let Some(target) = target.get_mut(r * stride..r * stride + PANELS * width) else { return };
+                    let Some(target) = target.get_mut(r * stride..r * stride + PANELS * width) else { return bug!() };
                     for g in 0..PANELS {
                         for v in 0..VECTORS {
                             let target = &mut target[g * width + v * lanes..g * width + (v + 1) * lanes];
@@ -329,14 +324,14 @@ fn micro_kernel_here<
             );
             each_index!(MR, add);
         }
-        if let Some(FusedStore { bias, relu, out }) = &mut store {
-            let Some(bias) = bias.get(..PANELS * width) else { return };
+        if let Some(FusedStore { bias, relu, out }) = &mut fused {
+            let Some(bias) = bias.get(..PANELS * width) else { return bug!() };
             let zero = C::Lanes::<S>::splat(simd, C::ZERO);
-            let mut finish = inlined(
+            let mut store = inlined(
                 #[inline(always)]
                 |r: usize| {
                     let Some(target) = out.row_mut(row + r).and_then(|row| row.get_mut(..PANELS * width)) else {
-                        return;
+                        return bug!();
                     };
                     for g in 0..PANELS {
                         for v in 0..VECTORS {
@@ -348,12 +343,12 @@ fn micro_kernel_here<
                     }
                 },
             );
-            each_index!(MR, finish);
+            each_index!(MR, store);
         }
     }
 }
 
-/// One step of k.
+/// One step of k: each sum of the tile takes a multiply-add.
 #[inline(always)]
 fn rank_1_update<S: Simd, C: Compute, W: Float<Acc = C>, const MR: usize, const PANELS: usize, const VECTORS: usize>(
     simd: S,
@@ -402,12 +397,12 @@ mod tests {
     #[test]
     fn each_size_has_its_tile() {
         for vectors in [1, 2, 4] {
-            for each in 1..=max_mr(vectors) {
-                let rows = RowTiles { start: 0, tiles: 1, mr: each, vectors };
-                let lies = [PanelLayout::Packed, PanelLayout::SideBySide, PanelLayout::Overlapping];
-                for (left, layout) in (1..40).flat_map(|left| lies.map(|layout| (left, layout))) {
-                    let panels = rows.panels(left, layout);
-                    assert!((1..=left).contains(&panels) && fits(each, panels, vectors), "{rows:?} {left}");
+            for mr in 1..=max_mr(vectors) {
+                let rows = RowTiles { start: 0, tiles: 1, mr, vectors };
+                let layouts = [PanelLayout::Packed, PanelLayout::SideBySide, PanelLayout::Overlapping];
+                for (left, layout) in (1..40).flat_map(|left| layouts.map(|layout| (left, layout))) {
+                    let panels = rows.next_group(left, layout);
+                    assert!((1..=left).contains(&panels) && fits(mr, panels, vectors), "{rows:?} {left}");
                 }
             }
         }

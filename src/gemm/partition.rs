@@ -3,15 +3,18 @@
 
 use core::ops::Range;
 
+use super::backend::multiply_block;
 #[cfg(feature = "std")]
 use super::kc_of;
 #[cfg(feature = "std")]
-use super::macro_kernel::{BlockWorkspace, MC, MultiplyBlock, NC_PANELS};
+use super::macro_kernel::{BlockWorkspace, MC, NC_PANELS};
 #[cfg(feature = "std")]
-use super::micro_kernel::MAX_NR_VECTORS;
+use super::micro_kernel::{MAX_NR_VECTORS, Registers};
 #[cfg(feature = "std")]
-use super::operands::{BlockOperands, BlockOutput};
+use super::operands::{BlockOperands, OperandSource};
 use super::panel_width;
+#[cfg(feature = "std")]
+use super::plan::{PanelSource, Plan, plan};
 #[cfg(feature = "std")]
 use super::problem::{Bias, Residual};
 use super::problem::{FusedEpilogue, Product, Weight, nanoseconds, reading};
@@ -20,7 +23,13 @@ use crate::error::NoMemory;
 use crate::error::Shape;
 use crate::float::Float;
 use crate::kernel::kernel;
+#[cfg(feature = "std")]
+use crate::macros::bug;
 use crate::parallel::{self, Tiling};
+#[cfg(feature = "std")]
+use crate::simd;
+#[cfg(feature = "std")]
+use crate::view::MAX_MR_OVERLAPPING;
 use crate::view::{Matrix, MatrixMut};
 #[cfg(feature = "std")]
 use crate::workspace::bytes_of;
@@ -143,7 +152,7 @@ fn run_column<T: Float, W: Float<Acc = T::Acc>>(
     workspace: &mut Workspace,
 ) -> Result<(), NoMemory> {
     let Product { x, weight, epilogue } = product;
-    let Some(row) = column_of::<T::Acc, W>(weight) else { return Ok(()) };
+    let Some(row) = column_of::<T::Acc, W>(weight) else { return bug!(Ok(())) };
     let bias = match epilogue.bias {
         Bias::None => Bias::None,
         Bias::Stored(values) => values.first().map_or(Bias::None, |value| Bias::Uniform(value.to_acc())),
@@ -154,7 +163,7 @@ fn run_column<T: Float, W: Float<Acc = T::Acc>>(
         Residual::Matrix(matrix) => Residual::Matrix(matrix.transpose()),
         other => other,
     };
-    let Some(out) = out.column_as_row() else { return Ok(()) };
+    let Some(out) = out.column_as_row() else { return bug!(Ok(())) };
     let epilogue = FusedEpilogue { bias, residual, ..epilogue };
     run_blocks(row, Weight::Matrix(x.transpose()), epilogue, out, threads, workspace)
 }
@@ -175,7 +184,12 @@ fn tiling<X: Float, W: Float<Acc = X::Acc>>(
     let (block_rows, block_panels) = partition::<X::Acc>((rows, k, cols), few, many);
     // So that no block but the first begins with columns that straddle cache lines.
     #[cfg(feature = "std")]
-    let shift = BlockOperands { x, weight }.misalignment();
+    let shift = {
+        let layout = BlockOperands { x, weight }.layout();
+        let reads_lines = rows <= MAX_MR_OVERLAPPING
+            || plan((rows, cols, k), &layout, 1, Registers::at::<X::Acc>(simd::level())) == Plan::GemvRows;
+        if reads_lines { layout.misalignment() } else { 0 }
+    };
     #[cfg(not(feature = "std"))]
     let (shift, _) = (0, weight);
     Some(Tiling { size: (block_rows, block_panels * panel_width::<X::Acc>()), shift })
@@ -191,15 +205,22 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     workspace: &mut Workspace,
 ) -> Result<(), NoMemory> {
     let shape = out.shape();
-    let Some(tiling) = tiling(x, weight, shape, threads) else { return run_block(x, weight, epilogue, out, workspace) };
+    let Some(tiling) = tiling(x, weight, shape, threads) else {
+        return multiply_block(x, weight, epilogue, out, workspace);
+    };
     #[cfg(feature = "std")]
-    if tiling.size.0 < shape.0 && shape.0 > FEW_ROWS {
-        let packed = BlockOperands { x, weight }.pack_once(shape.0, threads, |panels| {
-            let weight = Weight::Packed { panels, shape: (x.cols(), shape.1) };
-            run_partitioned(x, weight, epilogue, out.reborrow(), tiling, threads, workspace)
-        });
-        if let Some(result) = packed {
-            return result;
+    if tiling.size.0 < shape.0 {
+        let operands = BlockOperands { x, weight };
+        let (size, row_blocks) = ((shape.0, shape.1, x.cols()), shape.0.div_ceil(tiling.size.0));
+        let registers = Registers::at::<T::Acc>(simd::level());
+        if plan(size, &operands.layout(), row_blocks, registers) == Plan::Tiles(PanelSource::PackOnce) {
+            let packed = operands.pack_once(threads, |panels| {
+                let weight = Weight::Packed { panels, shape: (x.cols(), shape.1) };
+                run_partitioned(x, weight, epilogue, out.reborrow(), tiling, threads, workspace)
+            });
+            if let Some(result) = packed {
+                return result;
+            }
         }
     }
     run_partitioned(x, weight, epilogue, out, tiling, threads, workspace)
@@ -219,7 +240,7 @@ fn run_partitioned<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     let block = |workspace: &mut Workspace, rows: Range<usize>, cols: Range<usize>, out: MatrixMut<'_, T>| {
         let x = x.block(rows.clone(), 0..k);
         let (weight, epilogue) = (weight.part(k, cols.clone()), epilogue.part(rows, cols));
-        run_block(x, weight, epilogue, out, workspace)
+        multiply_block(x, weight, epilogue, out, workspace)
     };
     let count = tiling.count(shape);
     #[cfg(feature = "std")]
@@ -309,38 +330,13 @@ pub(crate) fn max_workspace<C>(_: (usize, usize, usize)) -> usize {
     0
 }
 
-#[cfg(feature = "std")]
-fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
-    x: Matrix<'_, X>,
-    weight: Weight<'_, W>,
-    epilogue: FusedEpilogue<'_, T>,
-    out: MatrixMut<'_, T>,
-    workspace: &mut Workspace,
-) -> Result<(), NoMemory> {
-    let k = x.cols();
-    MultiplyBlock::run::<T::Acc>(&BlockOperands { x, weight }, k, &mut BlockOutput { epilogue, out }, workspace)
-}
-
-#[cfg(not(feature = "std"))]
-#[allow(clippy::unnecessary_wraps, reason = "as with std")]
-fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
-    x: Matrix<'_, X>,
-    weight: Weight<'_, W>,
-    epilogue: FusedEpilogue<'_, T>,
-    out: MatrixMut<'_, T>,
-    _: &mut Workspace,
-) -> Result<(), NoMemory> {
-    super::direct::run_block(x, weight, epilogue, out);
-    Ok(())
-}
-
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use std::vec;
 
     use super::super::macro_kernel::workspace_here;
     use super::*;
-    use crate::simd::{self, Level};
+    use crate::simd::Level;
 
     /// What is reserved for all blocks is enough for each, so that none fails once the first is written; and what is reserved
     /// for any product is enough for all of them.

@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use crate::error::Shape;
 use crate::float::Float;
+use crate::macros::bug;
 use crate::math::activation::Activation;
 use crate::view::Matrix;
 
@@ -68,6 +69,15 @@ pub(crate) struct Product<'a, T: Float, W> {
     pub(crate) epilogue: FusedEpilogue<'a, T>,
 }
 
+/// What the sums are multiplied by before a product is added, as in BLAS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beta {
+    /// They are overwritten: this is the first block of k.
+    Zero,
+    /// They are added to.
+    One,
+}
+
 /// The multiply-adds of `x` times a weight of `cols` columns.
 pub(crate) fn work<T: Float>(x: &Matrix<'_, T>, cols: usize) -> usize {
     x.rows().saturating_mul(x.cols().max(1)).saturating_mul(cols)
@@ -84,7 +94,7 @@ pub(crate) fn reading(bytes: usize) -> f32 {
 }
 
 impl<'a, W: Float> Weight<'a, W> {
-    /// The columns `cols` of a weight of `k` rows; the first of them begins a panel.
+    /// The columns `cols` of a weight of `k` rows; the first of them begins a panel. Of no numbers it has the shape.
     pub(super) fn part(self, k: usize, cols: Range<usize>) -> Self {
         match self {
             Self::Matrix(matrix) => Self::Matrix(matrix.block(0..k, cols)),
@@ -99,8 +109,8 @@ impl<T: Float> FusedEpilogue<'_, T> {
     /// What is done to these rows and columns.
     pub(super) fn part(self, rows: Range<usize>, cols: Range<usize>) -> Self {
         let bias = match self.bias {
-            Bias::Stored(values) => Bias::Stored(values.get(cols.clone()).unwrap_or(&[])),
-            Bias::Computed(values) => Bias::Computed(values.get(cols.clone()).unwrap_or(&[])),
+            Bias::Stored(values) => Bias::Stored(values.get(cols.clone()).unwrap_or_else(|| bug!(&[]))),
+            Bias::Computed(values) => Bias::Computed(values.get(cols.clone()).unwrap_or_else(|| bug!(&[]))),
             Bias::None => Bias::None,
             #[cfg(feature = "std")]
             Bias::Uniform(value) => Bias::Uniform(value),
@@ -113,10 +123,18 @@ impl<T: Float> FusedEpilogue<'_, T> {
     }
 }
 
-/// How many rows each tile of a band has: as even as can be. Two runs of (tiles, rows of each).
+/// How many parts of at most `most` rows are cut, as even as can be: twice (parts, rows of each), the longer ones first.
 #[inline(always)]
-pub(crate) fn even_split(rows: usize, most: usize) -> [(usize, usize); 2] {
+pub(crate) fn even_parts(rows: usize, most: usize) -> [(usize, usize); 2] {
     let count = rows.div_ceil(most).max(1);
     let (len, longer) = (rows / count, rows % count);
     [(longer, len + 1), (count - longer, len)]
+}
+
+/// The rows of each of these parts.
+#[inline(always)]
+pub(crate) fn even_split(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let [(longer, _), (shorter, len)] = even_parts(rows, most);
+    let start = move |part: usize| part * len + part.min(longer);
+    (0..longer + shorter).map(move |part| start(part)..start(part + 1))
 }
