@@ -5,8 +5,7 @@ use core::ops::Range;
 
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 
-use super::backend::PackedPanels;
-use super::problem::{Beta, FusedEpilogue, Weight};
+use super::problem::{Beta, FusedEpilogue, PackedPanels, Weight};
 use super::{kc_of, panel_width, vectors_per_panel};
 use crate::error::NoMemory;
 use crate::float::{Compute, Float, Lanes, MAX_LANES};

@@ -79,6 +79,15 @@ impl Registers {
         max_mr(self.vectors)
     }
 
+    /// The rows and columns of the largest tile that a block of (rows, columns) is cut into.
+    #[cfg(feature = "python")]
+    pub(super) fn tile(self, (m, n): (usize, usize), is_packed: bool) -> (usize, usize) {
+        let [(longer, _), (_, len)] = even_parts(m, self.max_mr());
+        let mr = (len + usize::from(longer > 0)).max(1);
+        let most = if is_packed { MAX_PACKED_PANELS } else { usize::MAX };
+        (mr, self.max_panels(mr).min(n.div_ceil(self.panel)).min(most) * self.panel)
+    }
+
     /// The panels of the widest tile of so many rows.
     pub(crate) fn max_panels(self, mr: usize) -> usize {
         max_panels(mr, self.vectors)

@@ -60,7 +60,7 @@ macro_rules! each_index {
     )*};
 }
 
-mod backend;
+pub(crate) mod backend;
 #[cfg(not(feature = "std"))]
 mod direct;
 #[cfg(feature = "std")]
@@ -83,8 +83,6 @@ pub(crate) mod plan;
 pub(crate) mod problem;
 #[cfg(feature = "std")]
 mod tiled;
-
-pub(crate) use backend::{PackedPanels, multiply_panels};
 
 /// The most steps of a block of k: so many that little time goes into adding blocks up, few enough for the panels of a
 /// tile to stay in the cache's first level, or pass through it from the second in time, while rows pass. Part of what a

@@ -206,8 +206,12 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
 ) -> Result<(), NoMemory> {
     let shape = out.shape();
     let Some(tiling) = tiling(x, weight, shape, threads) else {
+        #[cfg(feature = "python")]
+        note_plan(x, weight, shape, false);
         return multiply_block(x, weight, epilogue, out, workspace);
     };
+    #[cfg(feature = "python")]
+    let first = (tiling.size.0.min(shape.0), tiling.size.1.min(shape.1));
     #[cfg(feature = "std")]
     if tiling.size.0 < shape.0 {
         let operands = BlockOperands { x, weight };
@@ -215,6 +219,8 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
         let registers = Registers::at::<T::Acc>(simd::level());
         if plan(size, &operands.layout(), row_blocks, registers) == Plan::Tiles(PanelSource::PackOnce) {
             let packed = operands.pack_once(threads, |panels| {
+                #[cfg(feature = "python")]
+                note_plan(x, Weight::Packed { panels, shape: (x.cols(), shape.1) }, first, true);
                 let weight = Weight::Packed { panels, shape: (x.cols(), shape.1) };
                 run_partitioned(x, weight, epilogue, out.reborrow(), tiling, threads, workspace)
             });
@@ -223,7 +229,35 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
             }
         }
     }
+    #[cfg(feature = "python")]
+    note_plan(x, weight, first, false);
     run_partitioned(x, weight, epilogue, out, tiling, threads, workspace)
+}
+
+/// Tells `explain` which way the first block of a product goes, (rows, columns) of it.
+#[cfg(feature = "python")]
+fn note_plan<X: Float, W: Float<Acc = X::Acc>>(
+    x: Matrix<'_, X>,
+    weight: Weight<'_, W>,
+    (rows, cols): (usize, usize),
+    is_packed_once: bool,
+) {
+    crate::trace::note(|| {
+        let k = x.cols();
+        let operands = BlockOperands { x: x.block(0..rows, 0..k), weight: weight.part(k, 0..cols) };
+        let registers = Registers::at::<X::Acc>(simd::level());
+        let plan = if is_packed_once {
+            Plan::Tiles(PanelSource::PackOnce)
+        } else {
+            plan((rows, cols, k), &operands.layout(), 1, registers)
+        };
+        let tile = match plan {
+            Plan::Tiles(PanelSource::InPlace | PanelSource::Overlapping { .. }) => registers.tile((rows, cols), false),
+            Plan::Tiles(_) => registers.tile((rows, cols), true),
+            _ => (0, 0),
+        };
+        crate::trace::Event::Plan { name: plan.name(), tile }
+    });
 }
 
 /// Has blocks computed.

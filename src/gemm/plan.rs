@@ -35,6 +35,22 @@ pub(crate) enum PanelSource {
     PackOnce,
 }
 
+#[cfg(feature = "python")]
+impl Plan {
+    /// What `explain` knows it by.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Dot => "dot",
+            Self::GemvRows => "gemv_rows",
+            Self::GemvColumns => "gemv_columns",
+            Self::Tiles(PanelSource::Packed) => "packed",
+            Self::Tiles(PanelSource::InPlace | PanelSource::Overlapping { .. }) => "in_place",
+            Self::Tiles(PanelSource::PackEachBlock) => "pack_each_block",
+            Self::Tiles(PanelSource::PackOnce) => "pack_once",
+        }
+    }
+}
+
 /// How a weight lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {

@@ -69,6 +69,14 @@ pub(crate) struct Product<'a, T: Float, W> {
     pub(crate) epilogue: FusedEpilogue<'a, T>,
 }
 
+/// Packed panels of one block of k.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PackedPanels<'a, C> {
+    pub(crate) numbers: &'a [C],
+    /// From a panel to the next.
+    pub(crate) len: usize,
+}
+
 /// What the sums are multiplied by before a product is added, as in BLAS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beta {

@@ -2,12 +2,11 @@
 
 use fearless_simd::Simd;
 
-use super::backend::PackedPanels;
 use super::macro_kernel::MultiplyBlock;
 use super::micro_kernel::{PanelLayout, TileArgs, multiply_tiles, row_tiles};
 use super::operands::{BlockOperands, BlockOutput};
 use super::panel_width;
-use super::problem::{Beta, FusedEpilogue, Weight};
+use super::problem::{Beta, FusedEpilogue, PackedPanels, Weight};
 use crate::error::NoMemory;
 use crate::float::{Compute, Float};
 use crate::macros::bug;

@@ -6,12 +6,13 @@ use core::ops::Range;
 use fearless_simd::{Simd, SimdBase, SimdFloat};
 use num_traits::Float as _;
 
-use super::mask::{AttentionMask, Hidden, Keys, mask_row};
+use super::head::{BAND, COLUMNS, Head, PARTS, QUERIES};
+use super::mask::{AttentionMask, Hidden, KEYS, Keys, mask_row};
 use super::online_softmax::{RowState, exp_and_sum, rescale, update_row_max};
-use super::{BAND, COLUMNS, Head, KEYS, PARTS, QUERIES};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
-use crate::gemm::problem::{Beta, even_split};
-use crate::gemm::{PackedPanels, multiply_panels, pack, panel_width};
+use crate::gemm::backend::multiply_panels;
+use crate::gemm::problem::{Beta, PackedPanels, even_split};
+use crate::gemm::{pack, panel_width};
 use crate::macros::{bug, lane_fn};
 use crate::view::{Line, Matrix, MatrixMut};
 

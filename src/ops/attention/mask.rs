@@ -5,7 +5,6 @@ use core::ops::Range;
 use fearless_simd::{Select, Simd, SimdBase};
 use num_traits::Float as _;
 
-use super::KEYS;
 use crate::float::{Float, Lanes, MAX_LANES};
 use crate::macros::bug;
 use crate::view::Matrix;
@@ -51,6 +50,9 @@ impl<'a, T, const N: usize> From<&'a [bool; N]> for AttentionMask<'a, T> {
         Matrix::from(mask).into()
     }
 }
+
+/// The keys that are scored together. Part of what a result's bits depend on.
+pub(super) const KEYS: usize = if cfg!(feature = "std") { 256 } else { 16 };
 
 /// Some keys in ascending order.
 #[derive(Clone, Copy, Debug)]
