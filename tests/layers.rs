@@ -8,8 +8,8 @@ use std::process::Command;
 
 use polyglot_bridge::{Matrix, MatrixMut, softmax};
 
-/// The floors of `src`, from the ground up. A folder's own name stands for its `mod.rs`; what that re-exports of its files is no
-/// import. Modules of one floor do not import from one another.
+/// The floors of `src`, from the ground up. A folder's own name stands for its `mod.rs`; what that re-exports of its
+/// files is no import. Modules of one floor do not import from one another.
 const FLOORS: &[&str] = &[
     "macros error trace cache",
     "kernel math::constants simd",
@@ -118,8 +118,8 @@ fn collect(root: &Path, folder: &Path, sources: &mut BTreeMap<String, String>) {
     }
 }
 
-/// The paths that begin with `crate` or `super`, those in braces one by one, each with the number of modules within the file
-/// that it stands in.
+/// The paths that begin with `crate` or `super`, those in braces one by one, each with the number of modules within the
+/// file that it stands in.
 fn imports(code: &str) -> Vec<(usize, Vec<String>)> {
     let mut tokens = Vec::new();
     let mut rest = code;
@@ -204,8 +204,9 @@ fn resolve(module: &str, inline: usize, path: &[String], sources: &BTreeMap<Stri
     if place.is_empty() { "lib".into() } else { place.join("::") }
 }
 
-/// This test calls softmax for f32, which the crate compiled: by a call of the kernel's method for f32 (`...Kernel3f32`), and with
-/// no copy of the code behind it, which would take a minute in each program that uses the crate.
+/// This test calls softmax for f32, which the crate compiled: by a call of the kernel's method for f32
+/// (`...Kernel3f32`), and with no copy of the code behind it, which would take a minute in each program that uses the
+/// crate.
 #[test]
 fn a_program_calls_the_kernels_of_the_crate() {
     let mut out = [0.0_f32; 4];
@@ -223,8 +224,8 @@ fn a_program_calls_the_kernels_of_the_crate() {
     assert!(rows.is_empty(), "compiled again in the test: {rows:?}");
 }
 
-/// Whether this program holds the crate's softmax for f32, as the crate's library defines it, and the names of its parts that
-/// the library does not define.
+/// Whether this program holds the crate's softmax for f32, as the crate's library defines it, and the names of its
+/// parts that the library does not define.
 fn symbols_of_softmax() -> Option<(bool, Vec<String>)> {
     let program = std::env::current_exe().ok()?;
     let own = defined(&program)?;

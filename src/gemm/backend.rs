@@ -1,4 +1,5 @@
-//! What multiplies in this build: register tiles and a workspace where there is an allocator, else [`direct`](super::direct).
+//! What multiplies in this build: register tiles and a workspace where there is an allocator, else
+//! [`direct`](super::direct).
 
 #[cfg(not(feature = "std"))]
 pub(crate) use super::direct::{multiply_block, multiply_panels};

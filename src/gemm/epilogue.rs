@@ -63,8 +63,8 @@ impl<T: Float> FusedEpilogue<'_, T> {
         }
     }
 
-    /// Finishes the sums of these columns of a row and stores them in `target`, in few steps. False, and nothing stored,
-    /// where there is more to do than a bias and relu, or part of a vector.
+    /// Finishes the sums of these columns of a row and stores them in `target`, in few steps. False, and nothing
+    /// stored, where there is more to do than a bias and relu, or part of a vector.
     #[cfg(not(feature = "std"))]
     #[inline(always)]
     pub(super) fn store_whole<S: Simd, const V: usize>(
@@ -202,8 +202,8 @@ impl<T: Float> FusedEpilogue<'_, T> {
     }
 }
 
-/// Applies `activation` to rows of whole vectors, (all of them, how long each is), after `bias` is added to each row, and
-/// writes them to `out` or back. A function of its own, as all storage types share it.
+/// Applies `activation` to rows of whole vectors, (all of them, how long each is), after `bias` is added to each row,
+/// and writes them to `out` or back. A function of its own, as all storage types share it.
 #[cfg(feature = "std")]
 #[inline(never)]
 fn activate<S: Simd, C: Compute>(
@@ -244,7 +244,8 @@ fn each_few<S: Simd, C: Compute>(
     let lanes = C::Lanes::<S>::LEN;
     let step = MAP_UNROLL * lanes;
     let (mut row, mut col) = (0, 0);
-    // What is too short is filled up, so that there is one copy of `apply`, and nothing in it depends on how much there is.
+    // What is too short is filled up, so that there is one copy of `apply`, and nothing in it depends on how much there
+    // is.
     let mut padded = [C::ZERO; MAP_UNROLL * MAX_LANES];
     for few in sums.chunks_mut(step) {
         let len = few.len();

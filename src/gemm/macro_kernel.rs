@@ -1,6 +1,6 @@
-//! Computes one block of a product on this thread, the way its [`Plan`] says: the loops around the micro-kernel, which the head of
-//! [`gemm`](super) draws, or few rows without them. Compiled once for each compute type; storage types and CPU levels are behind
-//! what it calls.
+//! Computes one block of a product on this thread, the way its [`Plan`] says: the loops around the micro-kernel, which
+//! the head of [`gemm`](super) draws, or few rows without them. Compiled once for each compute type; storage types and
+//! CPU levels are behind what it calls.
 
 use core::iter::from_fn;
 use core::ops::Range;
@@ -20,13 +20,18 @@ use crate::workspace::{Workspace, bytes_of, split};
 
 /// The rows that go over the panels together, so that what they read of x stays in the cache's second level.
 pub(super) const MC: usize = 96;
-/// The panels that are packed and then used at once: the longer the pieces of the weight that are read together, the faster
-/// that goes, and so many stay in the cache's second level.
+/// The panels that are packed and then used at once: the longer the pieces of the weight that are read together, the
+/// faster that goes, and so many stay in the cache's second level.
 pub(super) const NC_PANELS: usize = 16;
 
 kernel! {
     /// A block of a product, whatever its storage types: called for compute types alone.
-    MultiplyBlock<T>(operands: &'a dyn OperandSource<T::Acc>, k: usize, output: &'a mut dyn OutputSink<T::Acc>, workspace: &'a mut Workspace)
+    MultiplyBlock<T>(
+        operands: &'a dyn OperandSource<T::Acc>,
+        k: usize,
+        output: &'a mut dyn OutputSink<T::Acc>,
+        workspace: &'a mut Workspace,
+    )
         -> Result<(), NoMemory> = multiply_block
 }
 
@@ -149,8 +154,8 @@ impl<'o, C: Compute> Block<'o, C> {
         let bytes = |count: usize, each: usize| count.saturating_mul(each).saturating_mul(size_of::<C>());
         let mc = MC.min(m);
         let packed = if self.plan == Plan::Dot { 0 } else { NC_PANELS.min(panels - self.in_place) };
-        // Where one block of k is all there is, sums need not outlive a block of rows, and where the epilogue is light, not a
-        // tile.
+        // Where one block of k is all there is, sums need not outlive a block of rows, and where the epilogue is light,
+        // not a tile.
         let sums = if k > kc || self.is_gemv() {
             bytes(m, width * panels)
         } else {
@@ -188,7 +193,8 @@ impl<'o, C: Compute> Block<'o, C> {
         Panels::Packed(jc.start, buffer)
     }
 
-    /// The rows of x of one block of k and of rows: in place, or in `buffer`, where they are packed unless they lie there.
+    /// The rows of x of one block of k and of rows: in place, or in `buffer`, where they are packed unless they lie
+    /// there.
     fn rows<'s>(&'s self, ic: &Range<usize>, pc: &Range<usize>, buffer: &'s mut [C], is_packed: bool) -> Matrix<'s, C> {
         if let Some(x) = self.operands.x() {
             return x.block(ic.clone(), pc.clone());
@@ -322,7 +328,8 @@ fn pieces(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>>
     })
 }
 
-/// Moves sums side by side of which so many are missing in the first panel, at its end, and in the last one, at its beginning.
+/// Makes sums contiguous of which so many are missing in the first panel, at its end, and in the last one, at its
+/// beginning.
 fn compact<C: Copy>(sums: &mut [C], width: usize, first: usize, last: usize) {
     let len = sums.len();
     sums.copy_within(len - width + last.., len - width);

@@ -1,5 +1,5 @@
-//! The micro-kernel: a register tile of MR rows by some panels of columns, to which each step of k adds the product of a column
-//! of x and a row of the weight (a rank-1 update). Nothing here knows shapes or threads.
+//! The micro-kernel: a register tile of MR rows by some panels of columns, to which each step of k adds the product of
+//! a column of x and a row of the weight (a rank-1 update). Nothing here knows shapes or threads.
 
 use core::iter::from_fn;
 use core::ops::Range;
@@ -146,12 +146,13 @@ pub(crate) enum PanelLayout {
     Packed,
     /// Side by side in the rows of a matrix.
     SideBySide,
-    /// Likewise, but for the first and the last, which lie over part of their neighbours: there is one more than there would
-    /// be, which is better not left over.
+    /// Likewise, but for the first and the last, which lie over part of their neighbours: there is one more than there
+    /// would be, which is better not left over.
     Overlapping,
 }
 
-/// Cuts rows into tiles of nearly the same size for products whose compute type is `C`: equal ones, and as many of one row less.
+/// Cuts rows into tiles of nearly the same size for products whose compute type is `C`: equal ones, and as many of one
+/// row less.
 pub(crate) fn row_tiles<C: Compute>(level: simd::Level, rows: Range<usize>) -> impl Iterator<Item = RowTiles> {
     let Registers { vectors, .. } = Registers::at::<C>(level);
     let mut start = rows.start;
@@ -162,8 +163,8 @@ pub(crate) fn row_tiles<C: Compute>(level: simd::Level, rows: Range<usize>) -> i
     })
 }
 
-/// Runs the micro-kernel over equal tiles, of `mr` rows by the first `panels` panels of a group, at a CPU level. The numbers are
-/// those that [`RowTiles`] tells; at most [`MAX_WIDENING_MR`] rows where `W` is another type than `C`.
+/// Runs the micro-kernel over equal tiles, of `mr` rows by the first `panels` panels of a group, at a CPU level. The
+/// numbers are those that [`RowTiles`] tells; at most [`MAX_WIDENING_MR`] rows where `W` is another type than `C`.
 pub(crate) fn multiply_tiles<C: Compute, W: Float<Acc = C>>(
     level: simd::Level,
     (mr, panels): (usize, usize),
@@ -207,8 +208,8 @@ fn select<S: Simd, C: Compute, W: Float<Acc = C>, const VECTORS: usize>(
         };
     }
     among!(
-        1: 1 2 3 4 6 8 16 17, 2: 1 2 3 4 8 12 13, 3: 1 2 8 9, 4: 1 2 6, 5: 1 2 4, 6: 1 2 4, 7: 1 2 3, 8: 1 2 3, 9: 1 2, 10: 1 2, 11: 1 2,
-        12: 1 2,
+        1: 1 2 3 4 6 8 16 17, 2: 1 2 3 4 8 12 13, 3: 1 2 8 9, 4: 1 2 6, 5: 1 2 4, 6: 1 2 4, 7: 1 2 3, 8: 1 2 3,
+        9: 1 2, 10: 1 2, 11: 1 2, 12: 1 2,
     );
 }
 
@@ -217,13 +218,14 @@ const fn is_wide<C, W>() -> bool {
     size_of::<C>() == size_of::<W>()
 }
 
-/// Whether a tile is one of those that a level with `vectors` vectors a panel uses: the widest, one that is a little wider,
-/// and some for what is left of columns, more of them where rows are too few to hide how long a multiplication takes.
+/// Whether a tile is one of those that a level with `vectors` vectors a panel uses: the widest, one that is a little
+/// wider, and some for what is left of columns, more of them where rows are too few to hide how long a multiplication
+/// takes.
 const fn fits(mr: usize, panels: usize, vectors: usize) -> bool {
     let widest = max_panels(mr, vectors);
     let is_rest = panels.is_power_of_two() && panels < widest && (panels <= 2 || mr <= 2);
-    // Panels that overlap are one more than the columns have, see `PanelSource::Overlapping`; on its own it would be read line by
-    // line.
+    // Panels that overlap are one more than the columns have, see `PanelSource::Overlapping`; on its own it would be
+    // read line by line.
     let is_one_more = panels == widest + 1 && mr <= 3 && vectors == 1;
     mr <= max_mr(vectors) && (panels == widest || is_rest || is_one_more)
 }

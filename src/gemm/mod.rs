@@ -1,28 +1,28 @@
-//! The matrix product under `linear`, `matmul` and `PackedLinear`: five loops around a micro-kernel (K. Goto and R. A. van de
-//! Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008; F. G. Van Zee and R. A. van de Geijn, "BLIS: A Framework
-//! for Rapidly Instantiating BLAS Functionality", 2015). The papers' C += A B is here out += x weight, with m rows, n columns
-//! and k steps.
+//! The matrix product under `linear`, `matmul` and `PackedLinear`: five loops around a micro-kernel (K. Goto and R. A.
+//! van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008; F. G. Van Zee and R. A. van de Geijn,
+//! "BLIS: A Framework for Rapidly Instantiating BLAS Functionality", 2015). The papers' C += A B is here out += x
+//! weight, with m rows, n columns and k steps.
 //!
 //! ```text
-//!  for blocks of out, jc by NC and up to 1024 rows                partition     each a task of some thread
-//!  └ for pc in 0..k by KC                     (loop 4)            macro_kernel  sums += the product of one block of k
-//!    └ for jc in the block by NC              (loop 5)            macro_kernel  B, kc x nc, is packed, or read in place
-//!      └ for ic in the block by MC            (loop 3)            macro_kernel  A, mc x kc, is packed where x is no contiguous
-//!        │                                                                      matrix of the compute type
-//!        └ for jr in the panels by NR         (loop 2)            macro_kernel  B's panels, kc x nr, pass through the first level
-//!          └ for ir in the rows by MR         (loop 1)            micro_kernel  of the cache while rows pass
-//!            └ for p in 0..kc                                     micro_kernel  mr x nr sums in registers take a rank-1 update
+//! for blocks of out, jc by NC and ic by up to 1024      partition     each a task of some thread
+//! └ for pc in 0..k by KC              (loop 4)          macro_kernel
+//!   └ for jc in the block by NC       (loop 5)          macro_kernel  B, kc x nc: packed, or read in place
+//!     └ for ic in the block by MC     (loop 3)          macro_kernel  A, mc x kc: packed, or read in place
+//!       └ for jr in jc by NR          (loop 2)          macro_kernel  kc x nr of B stay in the first-level cache
+//!         └ for ir in ic by MR        (loop 1)          micro_kernel
+//!           └ for p in 0..kc                            micro_kernel  rank-1 update of mr x nr sums in registers
 //!
-//!              n by NC, NR                        k by KC                    n by NC, NR
-//!             ┌───┬───┬───┐                      ┌──────┬──────┐            ┌───┬───┬───┐
-//!   m by MC,  │   │   │   │                      │  A   │      │   k by KC  │ B │   │   │
-//!       MR    ├───┼───┼───┤          +=          ├──────┼──────┤      x     ├───┼───┼───┤
-//!             │   │out│   │                      │  x   │      │            │   │   │   │ weight
-//!             └───┴───┴───┘                      └──────┴──────┘            └───┴───┴───┘
+//!            n by NC, NR                  k by KC               n by NC, NR
+//!           ┌───┬───┬───┐               ┌──────┬──────┐         ┌───┬───┬───┐
+//!  m by MC, │   │   │   │               │  A   │      │ k by KC │ B │   │   │
+//!      MR   ├───┼───┼───┤       +=      ├──────┼──────┤    x    ├───┼───┼───┤
+//!           │   │out│   │               │  x   │      │         │   │   │   │ weight
+//!           └───┴───┴───┘               └──────┴──────┘         └───┴───┴───┘
 //! ```
 //!
-//! Loops 5 and 4 are exchanged within a block, as its columns are few: so a block of k is packed just before it is used. NR is
-//! some panels of 64 bytes of the compute type; the panel is the unit in which a weight is packed, at every CPU level.
+//! Loops 5 and 4 are exchanged within a block, as its columns are few: so a block of k is packed just before it is
+//! used. NR is some panels of 64 bytes of the compute type; the panel is the unit in which a weight is packed, at every
+//! CPU level.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -37,17 +37,17 @@
 //! | [`epilogue`] | bias, residual, activation, rounding |
 //! | `backend` | which of `tiled`, all of the above, and `direct`, all of it without std, a build has |
 //!
-//! Each output is computed in one fixed order, whatever path computes it: k is cut into equal blocks of at most [`KC`], each
-//! block is a chain of multiply-adds from zero in order of k, and the blocks are added in order. So its bits depend
-//! on its row, its column, k and the CPU level alone: not on the other rows and columns, not on how operands lie in
-//! memory, not on threads.
+//! Each output is computed in one fixed order, whatever path computes it: k is cut into equal blocks of at most [`KC`],
+//! each block is a chain of multiply-adds from zero in order of k, and the blocks are added in order. So its bits
+//! depend on its row, its column, k and the CPU level alone: not on the other rows and columns, not on how operands lie
+//! in memory, not on threads.
 
 use fearless_simd::{Simd, SimdBase};
 
 use crate::float::Compute;
 
-/// Calls `$body` for each index below `$count`, which is at most 16. Not a loop: LLVM leaves one that it finds long as a
-/// loop, and then keeps in memory what it changes.
+/// Calls `$body` for each index below `$count`, which is at most 16. Not a loop: LLVM leaves one that it finds long as
+/// a loop, and then keeps in memory what it changes.
 #[cfg(feature = "std")]
 macro_rules! each_index {
     ($count:expr, $body:ident) => {

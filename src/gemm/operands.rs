@@ -46,8 +46,8 @@ pub(crate) trait OperandSource<C: Compute> {
     fn pack_a(&self, level: simd::Level, rows: Range<usize>, pc: Range<usize>, target: &mut [C]);
     /// Packs columns of the weight in panels of the compute type.
     fn pack_b(&self, level: simd::Level, pc: Range<usize>, cols: Range<usize>, target: &mut [C]);
-    /// Runs tiles of (rows, panels) over panels in place: from which on, and how many columns before the first the first of
-    /// all begins. See [`multiply_tiles`].
+    /// Runs tiles of (rows, panels) over panels in place: from which on, and how many columns before the first the
+    /// first of all begins. See [`multiply_tiles`].
     fn multiply_tiles(
         &self,
         level: simd::Level,
@@ -56,8 +56,8 @@ pub(crate) trait OperandSource<C: Compute> {
         pc: Range<usize>,
         args: TileArgs<'_, C>,
     );
-    /// Multiplies a few rows by the whole panels of a row-major weight, and tells where in `sums` the first column is: see
-    /// [`gemv_rows::multiply`].
+    /// Multiplies a few rows by the whole panels of a row-major weight, and tells where in `sums` the first column is:
+    /// see [`gemv_rows::multiply`].
     fn gemv_rows(&self, level: simd::Level, pc: Range<usize>, x: Matrix<'_, C>, sums: &mut [C]) -> usize;
     /// Multiplies one row by a column-major weight, and tells the same: see [`gemv_columns::multiply`].
     fn gemv_columns(&self, level: simd::Level, pc: Range<usize>, x: Matrix<'_, C>, sums: &mut [C]) -> usize;
@@ -67,8 +67,8 @@ pub(crate) trait OperandSource<C: Compute> {
 pub(crate) trait OutputSink<C: Compute> {
     /// (rows, columns)
     fn shape(&self) -> Shape;
-    /// Where the micro-kernel may store sums itself, after it added the bias, and whether relu is applied: nothing else is added,
-    /// and nothing rounded.
+    /// Where the micro-kernel may store sums itself, after it added the bias, and whether relu is applied: nothing else
+    /// is added, and nothing rounded.
     fn fused(&mut self, rows: Range<usize>, cols: Range<usize>) -> Option<(MatrixMut<'_, C>, bool)>;
     /// The bias, and zeros past the last column.
     fn load_bias(&self, level: simd::Level, target: &mut [C]);
@@ -91,8 +91,8 @@ pub(super) struct BlockOutput<'a, T: Float> {
 }
 
 impl<T: Float, W: Float<Acc = T::Acc>> BlockOperands<'_, T, W> {
-    /// Calls `body` with the weight in panels of the compute type, packed once for all blocks. Does nothing where there is no
-    /// memory for it.
+    /// Calls `body` with the weight in panels of the compute type, packed once for all blocks. Does nothing where there
+    /// is no memory for it.
     pub(super) fn pack_once<R>(&self, threads: bool, body: impl FnOnce(&[T::Acc]) -> R) -> Option<R> {
         let width = const { panel_width::<T::Acc>() };
         let (k, cols) = self.weight.shape();

@@ -54,8 +54,8 @@ mod blocks {
         let whole = cols / width;
         let columns = weight.transpose();
         if weight.has_contiguous_rows() {
-            // A few rows at a time: panels may begin a power of two apart, where the cache has room for few lines, so each
-            // gets several that follow each other.
+            // A few rows at a time: panels may begin a power of two apart, where the cache has room for few lines, so
+            // each gets several that follow each other.
             let ahead = ahead(&weight);
             for step in (0..steps).step_by(ROWS_TOGETHER) {
                 let rows = step..(step + ROWS_TOGETHER).min(steps);
@@ -89,7 +89,8 @@ mod blocks {
             // None of it where rows lie apart.
             let dense = weight.as_slice().unwrap_or(&[]);
             for (step, target) in last.chunks_exact_mut(width).enumerate().take(steps) {
-                // Past the last column comes the next row: anything may stand there, and whole vectors are copied fastest.
+                // Past the last column comes the next row: anything may stand there, and whole vectors are copied
+                // fastest.
                 if let Some(source) = dense.get(step * cols + whole * width..step * cols + (whole + 1) * width) {
                     target.copy_from_slice(source);
                 } else {
@@ -158,9 +159,9 @@ mod blocks {
         }
     }
 
-    /// Writes element (i, j) of `source` to `j * stride + i` of `target`: small squares are exchanged in registers where
-    /// the rows of `source` are contiguous. They are blocks of 128 bits, as exchanging within those is what CPUs do best. Rows that
-    /// follow are asked for so far ahead; 0 for not at all.
+    /// Writes element (i, j) of `source` to `j * stride + i` of `target`: small squares are exchanged in registers
+    /// where the rows of `source` are contiguous. They are blocks of 128 bits, as exchanging within those is what CPUs
+    /// do best. Rows that follow are asked for so far ahead; 0 for not at all.
     #[inline(always)]
     fn transpose<S: Simd, T: Float>(
         simd: S,

@@ -40,7 +40,8 @@ const BLOCK_WORK: usize = 1 << 20;
 /// Work with so many multiply-adds and results at most is not worth a look at how to cut it.
 const SMALL: usize = 1 << 16;
 const SMALL_SUMS: usize = 1 << 12;
-/// Into about so many blocks for each thread work is cut that is large enough. What they are changes no bit of a result.
+/// Into about so many blocks for each thread work is cut that is large enough. What they are changes no bit of a
+/// result.
 const BLOCKS_EACH: usize = 2;
 /// The most rows of a block, which bounds its workspace.
 const MOST_ROWS: usize = 1024;
@@ -48,13 +49,15 @@ const MOST_ROWS: usize = 1024;
 const FEWEST_ROWS: usize = 160;
 /// The columns of a block in panels: what is packed of them for one block of k stays in the cache's second level.
 const MOST_PANELS: usize = 16;
-/// The fewest, where there are more; others are a multiple of it, as tiles are two panels wide where registers are many.
+/// The fewest, where there are more; others are a multiple of it, as tiles are two panels wide where registers are
+/// many.
 const FEWEST_PANELS: usize = 2;
 /// Work of at most so many rows is cut into columns alone.
 const FEW_ROWS: usize = 16;
 /// The fewest columns of such a block in panels, where there are more: as many as the widest tile has.
 const FEW_ROWS_PANELS: usize = 16;
-/// The most rows times panels of such a block, so that a thread may keep its sums from call to call, and a cache hold them.
+/// The most rows times panels of such a block, so that a thread may keep its sums from call to call, and a cache hold
+/// them.
 const FEW_ROWS_SUMS: usize = if cfg!(feature = "std") { 1 << 14 } else { usize::MAX };
 
 /// How many rows and how many panels each block has, where there are so many threads.
@@ -95,27 +98,28 @@ fn partition<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usiz
 
 kernel! {
     /// A product of one storage type. Nothing is written where there is no memory for that.
-    Multiply<T>(product: Product<'a, T, T>, out: MatrixMut<'a, T>) -> Result<(), NoMemory> = run_alone
+    Multiply<T>(product: Product<'a, T, T>, out: MatrixMut<'a, T>) -> Result<(), NoMemory> = multiply_alone
 }
 kernel! {
     /// A product in the compute type with a weight that is stored in another.
-    MultiplyWide<T>(product: Product<'a, T::Acc, T>, out: MatrixMut<'a, T::Acc>) -> Result<(), NoMemory> = run_alone
+    MultiplyWide<T>(product: Product<'a, T::Acc, T>, out: MatrixMut<'a, T::Acc>) -> Result<(), NoMemory> = multiply_alone
 }
 kernel! {
-    /// One of several products, on all threads or on this one. It needs no more memory than a workspace of [`max_workspace`] has.
+    /// One of several products, on all threads or on this one. It needs no more memory than a workspace of
+    /// [`max_workspace`] has.
     MultiplyIn<T>(workspace: &'a mut Workspace, product: Product<'a, T, T>, out: MatrixMut<'a, T>, threads: bool)
-        -> Result<(), NoMemory> = run
+        -> Result<(), NoMemory> = multiply
 }
 
-fn run_alone<T: Float, W: Float<Acc = T::Acc>>(
+fn multiply_alone<T: Float, W: Float<Acc = T::Acc>>(
     product: Product<'_, T, W>,
     out: MatrixMut<'_, T>,
 ) -> Result<(), NoMemory> {
-    run(&mut Workspace::take(), product, out, true)
+    multiply(&mut Workspace::take(), product, out, true)
 }
 
 /// Computes `product` into `out`, on all threads or on this one.
-fn run<T: Float, W: Float<Acc = T::Acc>>(
+fn multiply<T: Float, W: Float<Acc = T::Acc>>(
     workspace: &mut Workspace,
     product: Product<'_, T, W>,
     out: MatrixMut<'_, T>,
@@ -127,9 +131,9 @@ fn run<T: Float, W: Float<Acc = T::Acc>>(
     }
     #[cfg(feature = "std")]
     if cols == 1 && rows > 1 && out.row_stride() == 1 {
-        return run_column(product, out, threads, workspace);
+        return multiply_as_row(product, out, threads, workspace);
     }
-    run_blocks(product.x, product.weight, product.epilogue, out, threads, workspace)
+    multiply_in_blocks(product.x, product.weight, product.epilogue, out, threads, workspace)
 }
 
 /// A weight of one column as the row that it is in memory.
@@ -145,7 +149,7 @@ fn column_of<C, W: Float>(weight: Weight<'_, W>) -> Option<Matrix<'_, W>> {
 
 /// A result of one column is computed as the row that it is in memory: transposed, with the operands exchanged.
 #[cfg(feature = "std")]
-fn run_column<T: Float, W: Float<Acc = T::Acc>>(
+fn multiply_as_row<T: Float, W: Float<Acc = T::Acc>>(
     product: Product<'_, T, W>,
     out: MatrixMut<'_, T>,
     threads: bool,
@@ -165,7 +169,7 @@ fn run_column<T: Float, W: Float<Acc = T::Acc>>(
     };
     let Some(out) = out.column_as_row() else { return bug!(Ok(())) };
     let epilogue = FusedEpilogue { bias, residual, ..epilogue };
-    run_blocks(row, Weight::Matrix(x.transpose()), epilogue, out, threads, workspace)
+    multiply_in_blocks(row, Weight::Matrix(x.transpose()), epilogue, out, threads, workspace)
 }
 
 /// How a product is cut into blocks. `None`: it is so small that it is one.
@@ -196,7 +200,7 @@ fn tiling<X: Float, W: Float<Acc = X::Acc>>(
 }
 
 /// Cuts a product into blocks, and has them computed.
-fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
+fn multiply_in_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
     epilogue: FusedEpilogue<'_, T>,
@@ -222,7 +226,7 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
                 #[cfg(feature = "python")]
                 note_plan(x, Weight::Packed { panels, shape: (x.cols(), shape.1) }, first, true);
                 let weight = Weight::Packed { panels, shape: (x.cols(), shape.1) };
-                run_partitioned(x, weight, epilogue, out.reborrow(), tiling, threads, workspace)
+                multiply_partitioned(x, weight, epilogue, out.reborrow(), tiling, threads, workspace)
             });
             if let Some(result) = packed {
                 return result;
@@ -231,7 +235,7 @@ fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     }
     #[cfg(feature = "python")]
     note_plan(x, weight, first, false);
-    run_partitioned(x, weight, epilogue, out, tiling, threads, workspace)
+    multiply_partitioned(x, weight, epilogue, out, tiling, threads, workspace)
 }
 
 /// Tells `explain` which way the first block of a product goes, (rows, columns) of it.
@@ -260,8 +264,8 @@ fn note_plan<X: Float, W: Float<Acc = X::Acc>>(
     });
 }
 
-/// Has blocks computed.
-fn run_partitioned<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
+/// Has the blocks of a partitioned product computed.
+fn multiply_partitioned<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
     epilogue: FusedEpilogue<'_, T>,
@@ -319,15 +323,15 @@ fn workspace_of_blocks<X: Float, W: Float<Acc = X::Acc>>(
     for first in [0, count - across].into_iter().take(if count > across { 2 } else { 1 }) {
         for col in (0..across.min(2)).chain((across > 2).then_some(across - 1)) {
             let (rows, cols) = tiling.tile(shape, first + col);
-            let sides = BlockOperands { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
-            bytes = bytes.max(BlockWorkspace::run::<X::Acc>(&sides, (rows.len(), cols.len()), k));
+            let operands = BlockOperands { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
+            bytes = bytes.max(BlockWorkspace::run::<X::Acc>(&operands, (rows.len(), cols.len()), k));
         }
     }
     bytes
 }
 
-/// The bytes of the workspace that each block of a product with so many rows, steps and columns takes at most, however its
-/// operands lie and however many threads there are.
+/// The bytes of the workspace that each block of a product with so many rows, steps and columns takes at most, however
+/// its operands lie and however many threads there are.
 #[cfg(feature = "std")]
 pub(crate) fn max_workspace<C>((rows, k, cols): (usize, usize, usize)) -> usize {
     /// Of blocks of many rows, as [`FEW_ROWS_SUMS`] of others; the smallest products have fewer.
@@ -340,12 +344,12 @@ pub(crate) fn max_workspace<C>((rows, k, cols): (usize, usize, usize)) -> usize 
     // One at either end, for columns of which the cut or the cache's lines do not allow for.
     let panels = cols.div_ceil(width).saturating_add(2);
     let most = |each: usize| FEW_ROWS_SUMS + each * rows.min(MOST_ROWS);
-    let step = kc_of(k);
+    let kc = kc_of(k);
     let line = |count: usize, each: usize| count.saturating_mul(each).saturating_mul(64);
-    let is_kept = k > step || rows <= FEW_ROWS;
+    let is_kept = k > kc || rows <= FEW_ROWS;
     let bytes = bytes_of([
-        line(panels.min(NC_PANELS), step),
-        rows.min(MC).saturating_mul(step).saturating_mul(size_of::<C>()),
+        line(panels.min(NC_PANELS), kc),
+        rows.min(MC).saturating_mul(kc).saturating_mul(size_of::<C>()),
         if is_kept {
             line(rows.saturating_mul(panels).min(most(2)), 1)
         } else {
@@ -372,10 +376,10 @@ mod tests {
     use super::*;
     use crate::simd::Level;
 
-    /// What is reserved for all blocks is enough for each, so that none fails once the first is written; and what is reserved
-    /// for any product is enough for all of them.
+    /// What is reserved for all blocks is enough for each, so that none fails once the first is written; and what is
+    /// reserved for any product is enough for all of them.
     #[test]
-    fn each_block_has_room_in_what_is_reserved() {
+    fn each_block_fits_what_is_reserved() {
         fn check<T: Float>(sizes: (usize, usize, usize), threads: usize) {
             let (rows, k, cols) = sizes;
             // Strides of 0 make views of any size of one number; those of 1 lie side by side, over one another.
@@ -396,7 +400,7 @@ mod tests {
                         let (rows, cols) = tiling.tile(shape, index);
                         let sides =
                             BlockOperands { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
-                        let needed = workspace_here::<T::Acc>(&sides, (rows.len(), cols.len()), k);
+                        let needed = workspace_here::<T::Acc>(&operands, (rows.len(), cols.len()), k);
                         assert!(needed <= reserved, "{sizes:?} on {threads} threads, {index}: {needed} of {reserved}");
                     }
                 }

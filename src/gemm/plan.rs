@@ -1,5 +1,5 @@
-//! Which way a block of a product goes: one decision, asked once a block. ARCHITECTURE.md has it as a table, "Which way a
-//! product goes", with the reasons; the test below reads that table and compares.
+//! Which way a block of a product goes: one decision, asked once a block. ARCHITECTURE.md has it as a table, "Which way
+//! a product goes", with the reasons; the test below reads that table and compares.
 
 use super::micro_kernel::{MAX_WIDENING_MR, Registers};
 use crate::view::MAX_MR_OVERLAPPING;
@@ -10,8 +10,8 @@ use crate::workspace::MOST_SHARED;
 pub(crate) enum Plan {
     /// One row times one column.
     Dot,
-    /// Few rows, and a row-major weight whose rows are read from end to end. What is left of a panel of columns goes through
-    /// tiles.
+    /// Few rows, and a row-major weight whose rows are read from end to end. What is left of a panel of columns goes
+    /// through tiles.
     GemvRows,
     /// One row, and a column-major weight that is transposed in registers.
     GemvColumns,
@@ -26,8 +26,8 @@ pub(crate) enum PanelSource {
     Packed,
     /// The rows of the weight, where they lie. What is left of a panel of columns is packed.
     InPlace,
-    /// Likewise, in panels that begin on cache lines, the first `lead` columns before the weight's first. The first panel
-    /// and the last lie over part of their neighbours, and none is packed.
+    /// Likewise, in panels that begin on cache lines, the first `lead` columns before the weight's first. The first
+    /// panel and the last lie over part of their neighbours, and none is packed.
     Overlapping { lead: usize },
     /// Packed for each block of k, just before use.
     PackEachBlock,
@@ -65,8 +65,8 @@ pub(crate) struct Layout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     Packed,
-    /// Contiguous rows: how many bytes they are spread over, and how many columns of a panel that begins on a cache line lie
-    /// before the first column.
+    /// Contiguous rows: how many bytes they are spread over, and how many columns of a panel that begins on a cache
+    /// line lie before the first column.
     RowMajor {
         span: usize,
         misalignment: usize,
@@ -94,8 +94,8 @@ impl Layout {
     }
 }
 
-/// A row-major weight that spans at most so many bytes is never packed: it stays in the cache's second level, from where tiles
-/// read it fast enough.
+/// A row-major weight that spans at most so many bytes is never packed: it stays in the cache's second level, from
+/// where tiles read it fast enough.
 const MAX_SPAN_L2: usize = 1 << 20;
 
 /// One that spans at most so many bytes is expected in the third level.
@@ -113,7 +113,8 @@ const MIN_PANELS_ALIGNED: usize = 8;
 /// So many bytes of a row are read about as fast as all of it.
 const LONG_PIECE: usize = 1024;
 
-/// The way of a block of `m` rows, `n` columns and `k` steps, or of a whole product that is cut into `row_blocks` blocks of rows.
+/// The way of a block of `m` rows, `n` columns and `k` steps, or of a whole product that is cut into `row_blocks`
+/// blocks of rows.
 pub(super) fn plan((m, n, k): (usize, usize, usize), layout: &Layout, row_blocks: usize, registers: Registers) -> Plan {
     let Registers { panel, .. } = registers;
     if (m, n) == (1, 1) && layout.is_dot {
@@ -183,8 +184,8 @@ mod tests {
         registers: Registers,
     }
 
-    /// Whether a number is what a cell says: `any`, `1`, `up to 4`, `over 4`, `from 4`, `2 to 16`; `scale` is what the unit
-    /// behind it stands for.
+    /// Whether a number is what a cell says: `any`, `1`, `up to 4`, `over 4`, `from 4`, `2 to 16`; `scale` is what the
+    /// unit behind it stands for.
     fn fits(cell: &str, number: usize, scale: impl Fn(&str) -> usize) -> bool {
         let words: Vec<&str> = cell.split(' ').collect();
         let at = |index: usize| {
@@ -246,7 +247,8 @@ mod tests {
             && blocks
     }
 
-    /// The table of ARCHITECTURE.md, of which the first row that fits holds, is the function, and each of its rows is needed.
+    /// The table of ARCHITECTURE.md, of which the first row that fits holds, is the function, and each of its rows is
+    /// needed.
     #[test]
     fn plans_are_those_of_the_table_in_architecture_md() {
         let text = include_str!("../../ARCHITECTURE.md");

@@ -131,7 +131,8 @@ impl<T: Float> FusedEpilogue<'_, T> {
     }
 }
 
-/// How many parts of at most `most` rows are cut, as even as can be: twice (parts, rows of each), the longer ones first.
+/// How many parts of at most `most` rows are cut, as even as can be: twice (parts, rows of each), the longer ones
+/// first.
 #[inline(always)]
 pub(crate) fn even_parts(rows: usize, most: usize) -> [(usize, usize); 2] {
     let count = rows.div_ceil(most).max(1);

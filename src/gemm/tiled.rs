@@ -25,8 +25,8 @@ pub(crate) fn multiply_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T:
     MultiplyBlock::run::<T::Acc>(&BlockOperands { x, weight }, k, &mut BlockOutput { epilogue, out }, workspace)
 }
 
-/// Multiplies `a`, whose rows are contiguous, by the first `count` of some panels, in one chain of multiply-adds: `sums`, rows of
-/// whole panels so many numbers apart, are overwritten or added to.
+/// Multiplies `a`, whose rows are contiguous, by the first `count` of some panels, in one chain of multiply-adds:
+/// `sums`, rows of whole panels so many numbers apart, are overwritten or added to.
 #[inline(always)]
 pub(crate) fn multiply_panels<S: Simd, C: Compute>(
     simd: S,

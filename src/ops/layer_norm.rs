@@ -78,9 +78,9 @@ pub fn layer_norm_in_place<'a, T: Float>(
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] where the shapes of `x`, `residual` and `out` differ, or `weight` or `bias` have another length than
-/// a row; [`Error::OutOfMemory`] where rows that are narrower than their compute type, and more than 8 KiB in it, find no room.
-/// `out` is then as it was.
+/// [`Error::Shape`] where the shapes of `x`, `residual` and `out` differ, or `weight` or `bias` have another length
+/// than a row; [`Error::OutOfMemory`] where rows that are narrower than their compute type, and more than 8 KiB in it,
+/// find no room. `out` is then as it was.
 ///
 /// # Examples
 ///

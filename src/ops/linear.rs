@@ -78,14 +78,14 @@ impl<'a, T> From<Matrix<'a, T>> for Residual<'a, T> {
 /// A weight that is used again and again is better packed: [`PackedLinear`](crate::PackedLinear).
 ///
 /// k is cut into equal blocks of at most 256 steps. Each output is the sum of one chain of fused multiply-adds a block
-/// (multiply, then add, at CPU levels without them), so its bits depend only on its row, its column, k and the CPU level, and its error is at most
-/// k u sum(|x| |w|), u the compute type's unit roundoff (N. J. Higham, Accuracy and Stability of Numerical Algorithms,
-/// section 3.1).
+/// (multiply, then add, at CPU levels without them), so its bits depend only on its row, its column, k and the CPU
+/// level, and its error is at most k u sum(|x| |w|), u the compute type's unit roundoff (N. J. Higham, Accuracy and
+/// Stability of Numerical Algorithms, section 3.1).
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and sums out;
-/// `out` is then as it was.
+/// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and sums
+/// out; `out` is then as it was.
 ///
 /// # Examples
 ///

@@ -45,8 +45,8 @@ pub fn matmul<'a, T: Float>(
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] where the shapes of a product do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and
-/// sums out; no `out` is then written.
+/// [`Error::Shape`] where the shapes of a product do not fit, [`Error::OutOfMemory`] where there is no room to lay
+/// operands and sums out; no `out` is then written.
 pub fn matmul_batch<'a, T: Float>(
     count: usize,
     item: impl Fn(usize) -> (Matrix<'a, T>, Matrix<'a, T>, MatrixMut<'a, T>) + Sync,

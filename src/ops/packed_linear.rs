@@ -166,8 +166,8 @@ impl<W: Float> PackedLinear<'static, W> {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] where the bias has another length than the weight has columns, or a packed weight of that shape cannot
-    /// be; [`Error::OutOfMemory`] where there is no memory for it.
+    /// [`Error::Shape`] where the bias has another length than the weight has columns, or a packed weight of that shape
+    /// cannot be; [`Error::OutOfMemory`] where there is no memory for it.
     pub fn new<'v, V: Float<Acc = W::Acc>>(
         weight: impl Into<Matrix<'v, V>>,
         bias: Option<&[V]>,
@@ -223,8 +223,8 @@ impl<'a, W: Float> PackedLinear<'a, W> {
     ///
     /// # Errors
     ///
-    /// [`ShapeError`] where `panels` is too short, the bias has another length than the weight has columns, or there is no
-    /// row of so many numbers: of more than [`isize::MAX`] bytes.
+    /// [`ShapeError`] where `panels` is too short, the bias has another length than the weight has columns, or there is
+    /// no row of so many numbers: of more than [`isize::MAX`] bytes.
     #[inline]
     pub fn from_packed(
         panels: &'a [W],
@@ -247,7 +247,8 @@ impl<'a, W: Float> PackedLinear<'a, W> {
         })
     }
 
-    /// The numbers of a packed weight, where one of this shape can be used: rows of x and out are no larger than any object.
+    /// The numbers of a packed weight, where one of this shape can be used: rows of x and out are no larger than any
+    /// object.
     fn len_of(shape: (usize, usize)) -> Result<usize, ShapeError> {
         let is_row = |len: usize| len <= isize::MAX as usize / size_of::<W::Acc>();
         let len = Self::required_len(shape.0, shape.1).filter(|_| is_row(shape.0) && is_row(shape.1));
@@ -264,8 +265,8 @@ impl<'a, W: Float> PackedLinear<'a, W> {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and sums
-    /// out; `out` is then as it was.
+    /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and
+    /// sums out; `out` is then as it was.
     pub fn forward<'x>(
         &self,
         x: impl Into<Matrix<'x, W>>,
@@ -282,8 +283,8 @@ impl<'a, W: Float> PackedLinear<'a, W> {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and sums
-    /// out; `out` is then as it was.
+    /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and
+    /// sums out; `out` is then as it was.
     pub fn forward_wide<'x>(
         &self,
         x: impl Into<Matrix<'x, W::Acc>>,
@@ -312,7 +313,8 @@ impl<'a, W: Float> PackedLinear<'a, W> {
         Weight::Packed { panels: self.panels.as_slice(), shape: (self.in_features, self.out_features) }
     }
 
-    /// A copy with memory of its own where this layer has. ([`Clone`], as that of a `Vec`, ends the process where there is none.)
+    /// A copy with memory of its own where this layer has. ([`Clone`], as that of a `Vec`, ends the process where there
+    /// is none.)
     ///
     /// # Errors
     ///

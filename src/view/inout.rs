@@ -45,7 +45,7 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
         self.target.shape()
     }
 
-    /// Whether all elements lie side by side, row after row, on both sides.
+    /// Whether all elements are contiguous, row after row, on both sides.
     pub(crate) fn is_dense(&self) -> bool {
         let (rows, cols) = self.shape();
         (rows <= 1 || self.target.row_stride == cols) && self.source.is_none_or(|source| source.as_slice().is_some())
@@ -65,8 +65,8 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
         }
     }
 
-    /// The bytes that a [`RowBuffer`] must be lent for these rows: 0 where none is needed, or where they are too long for one.
-    /// (Whether the rows are rounded without it; else it only saves time.)
+    /// The bytes that a [`RowBuffer`] must be lent for these rows: 0 where none is needed, or where they are too long
+    /// for one. (Whether the rows are rounded without it; else it only saves time.)
     pub(crate) fn buffer_bytes(&self) -> (usize, bool) {
         let (cols, is_native) = (self.target.cols, TypeId::of::<T>() == TypeId::of::<T::Acc>());
         let is_long = cols > size_of::<OnStack<T::Acc>>() / size_of::<T::Acc>();
@@ -297,8 +297,8 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
         self.zip_map(simd, others, f);
     }
 
-    /// Replaces each element x by f(x), [`MAP_UNROLL`](simd::MAP_UNROLL) vectors at a time: for functions of many steps.
-    /// There is one copy of `f`, which the ends of the row share with the rest.
+    /// Replaces each element x by f(x), [`MAP_UNROLL`](simd::MAP_UNROLL) vectors at a time: for functions of many
+    /// steps. There is one copy of `f`, which the ends of the row share with the rest.
     #[inline(always)]
     pub(crate) fn map_unrolled<S: Simd>(
         &mut self,
@@ -373,7 +373,8 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
                 unsafe { f(this.load(simd, index), beside.load(simd, index)) }
             },
         );
-        // SAFETY: each index is at most len - lanes, each count at most len, and `non_temporal` is only called where it may be.
+        // SAFETY: each index is at most len - lanes, each count at most len, and `non_temporal` is only called where it
+        // may be.
         unsafe {
             if len < lanes {
                 let result = f(pad::<S, T>(simd, self.source, len), beside.pad(simd, len));
@@ -531,8 +532,8 @@ impl<T: Float> InOut<'_, T> {
     }
 }
 
-/// A buffer for one row in the compute type, for kernels whose values between two passes must not be rounded: a few kilobytes
-/// of the stack, and for longer rows what is lent to it.
+/// A buffer for one row in the compute type, for kernels whose values between two passes must not be rounded: a few
+/// kilobytes of the stack, and for longer rows what is lent to it.
 #[derive(Debug)]
 pub(crate) struct RowBuffer<'a, C> {
     on_stack: OnStack<C>,
@@ -554,8 +555,8 @@ pub(crate) enum SplitRow<'a, T: Float> {
     TooLong(InOut<'a, T>),
 }
 
-/// The longest row that is kept in the compute type: 16 KiB in f32, little on a microcontroller. Part of what a result's bits
-/// depend on.
+/// The longest row that is kept in the compute type: 16 KiB in f32, little on a microcontroller. Part of what a
+/// result's bits depend on.
 const MAX_BUFFERED: usize = if cfg!(feature = "std") { 4096 } else { 64 };
 
 impl<'a, C: Compute> RowBuffer<'a, C> {
@@ -565,8 +566,8 @@ impl<'a, C: Compute> RowBuffer<'a, C> {
         Self { on_stack: (MaybeUninit::uninit(), PhantomData), lent }
     }
 
-    /// Splits what is done to a row into a pass that leaves values of the compute type, and one that rounds them into the
-    /// row. In between they lie in `out` itself where that is of the compute type, else in this buffer.
+    /// Splits what is done to a row into a pass that leaves values of the compute type, and one that rounds them into
+    /// the row. In between they lie in `out` itself where that is of the compute type, else in this buffer.
     #[inline(always)]
     pub(crate) fn split<'s, T: Float<Acc = C>>(&'s mut self, row: InOut<'s, T>) -> SplitRow<'s, T> {
         let InOut { source, target, len, non_temporal, lifetime: _ } = row;

@@ -143,8 +143,8 @@ impl<A: Copy> PairwiseFold<A> {
         self.blocks += 1;
     }
 
-    /// [`push`](PairwiseFold::push) as a function of its own, for targets that have no instructions to be compiled for and little
-    /// space for code.
+    /// [`push`](PairwiseFold::push) as a function of its own, for targets that have no instructions to be compiled for
+    /// and little space for code.
     #[inline(never)]
     fn push_apart(&mut self, total: A, combine: &impl Fn(A, A) -> A) {
         self.push(total, combine);

@@ -17,8 +17,8 @@ pub(crate) struct Square<'a, T> {
 }
 
 impl<'a, T: Copy> Matrix<'a, T> {
-    /// The square that begins at a row and a column. `None` where it is not all in the matrix, or where the elements of a row
-    /// do not lie side by side.
+    /// The square that begins at a row and a column. `None` where it is not all in the matrix, or where rows are not
+    /// contiguous.
     #[inline(always)]
     pub(crate) fn square(&self, row: usize, col: usize, side: usize) -> Option<Square<'a, T>> {
         let fits = row.checked_add(side)? <= self.rows && col.checked_add(side)? <= self.cols;
@@ -57,7 +57,7 @@ pub(crate) struct PanelGroup<'a, W> {
     /// From a panel to the next and from a step to the next.
     panel_stride: isize,
     step_stride: isize,
-    /// How far behind its place the first panel begins, and how far lead its own the last.
+    /// How far behind its place the first panel begins, and how far before its own the last.
     overlap: (usize, usize),
     lifetime: PhantomData<&'a W>,
 }
@@ -85,9 +85,9 @@ impl<'a, W: Copy> PanelGroup<'a, W> {
         })
     }
 
-    /// The rows of a matrix as steps, some of the panels of its columns, which begin `lead` columns lead the first. Where
-    /// that is none of the matrix a panel begins with the first, and where it would go beyond the last it ends with that.
-    /// `None` where the elements of a row do not lie side by side, or there are no such panels.
+    /// The rows of a matrix as steps, some of the panels of its columns, which begin `lead` columns before the first.
+    /// Where that is none of the matrix a panel begins with the first, and where it would go beyond the last it ends
+    /// with that. `None` where rows are not contiguous, or there are no such panels.
     #[inline(always)]
     pub(crate) fn of_rows(matrix: Matrix<'a, W>, width: usize, lead: usize, panels: Range<usize>) -> Option<Self> {
         let (begin, end) = (panels.start.checked_mul(width)?, panels.end.checked_mul(width)?);
@@ -122,11 +122,11 @@ impl<'a, W: Copy> PanelGroup<'a, W> {
     }
 
     /// Calls `body` for each step, in order, with the step's element of each of `MR` rows of `x`, from `row` on, the
-    /// step's elements of each of the first `PANELS` panels, and `follow`, which goes on as their addresses do. False where it
-    /// does not fit: too few rows or panels, another number of columns of `x` than there are steps, or rows whose elements
-    /// do not lie side by side; for a group some of whose panels are not in their places, too, unless these are all of its
-    /// panels and there are at most [`MAX_MR_OVERLAPPING`] rows. `width` must be the width that the group was made with: it
-    /// is passed again because here it is a constant.
+    /// step's elements of each of the first `PANELS` panels, and `follow`, which goes on as their addresses do. False
+    /// where it does not fit: too few rows or panels, another number of columns of `x` than there are steps, or rows
+    /// that are not contiguous; for a group some of whose panels are not in their places, too, unless these are all of
+    /// its panels and there are at most [`MAX_MR_OVERLAPPING`] rows. `width` must be the width that the group was made
+    /// with: it is passed again because here it is a constant.
     #[inline(always)]
     pub(crate) fn for_each<'x, A: Copy, const MR: usize, const PANELS: usize>(
         self,
@@ -160,8 +160,9 @@ impl<'a, W: Copy> PanelGroup<'a, W> {
             ($first:expr, |$index:ident| $panel:expr) => {
                 // Loops and not `map`, which is not always inlined.
                 for step in 0..self.steps {
-                    // SAFETY: `step` lies within each row, as was just checked, and the step's elements of each panel among
-                    // those that the constructor was given: with their overlaps, which only panels side by side have.
+                    // SAFETY: `step` lies within each row, as was just checked, and the step's elements of each panel
+                    // among those that the constructor was given: with their overlaps, which only panels side by side
+                    // have.
                     unsafe {
                         let mut values = [&*rows[0].add(step); MR];
                         for index in 1..MR {

@@ -65,8 +65,8 @@ impl<T: Float> Row<'_, T> {
         }
     }
 
-    /// Combines what `term` gives for each vector of the row, in an order that the length alone fixes: see [`PairwiseFold`].
-    /// Lanes past the end read as `fill`, whose term must be neutral, as `neutral` is.
+    /// Combines what `term` gives for each vector of the row, in an order that the length alone fixes: see
+    /// [`PairwiseFold`]. Lanes past the end read as `fill`, whose term must be neutral, as `neutral` is.
     #[inline(always)]
     pub(crate) fn fold<S: Simd, A: Copy>(
         &self,

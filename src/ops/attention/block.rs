@@ -1,5 +1,6 @@
-//! A block of queries of one head: the walk over its keys, block by block (Dao et al., FlashAttention, 2022). For each a part of
-//! the queries at a time: scores, mask, weights, and the sums of weighted values, which are divided at the end.
+//! A block of queries of one head: the walk over its keys, block by block (Dao et al., FlashAttention, 2022). For each
+//! a part of the queries at a time: scores, mask, weights, and the sums of weighted values, which are divided at the
+//! end.
 
 use core::ops::Range;
 
@@ -174,7 +175,8 @@ impl<'h, 'a, T: Float> Block<'h, 'a, T> {
         }
     }
 
-    /// Writes the scores of a band of queries and the first `scored` keys, from as many columns at a time as are packed.
+    /// Writes the scores of a band of queries and the first `scored` keys, from as many columns at a time as are
+    /// packed.
     #[inline(always)]
     fn score<S: Simd>(
         &self,
@@ -359,8 +361,8 @@ fn accumulate_here<S: Simd, C: Compute>(
     }
 }
 
-/// Adds weights times values where a NaN or an infinity is among these, which must not reach queries that the key is hidden
-/// from: 0 times it is NaN.
+/// Adds weights times values where a NaN or an infinity is among these, which must not reach queries that the key is
+/// hidden from: 0 times it is NaN.
 #[inline(never)]
 fn add_visible<S: Simd, C: Compute>(
     simd: S,

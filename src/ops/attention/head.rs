@@ -28,7 +28,8 @@ const _: () = assert!(
     "attention's blocks fit the workspace"
 );
 
-/// What [`attention`](crate::attention) does beside its products. The default has no mask and scales by 1 / sqrt(head size).
+/// What [`attention`](crate::attention) does beside its products. The default has no mask and scales by 1 / sqrt(head
+/// size).
 ///
 /// # Examples
 ///

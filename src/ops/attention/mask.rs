@@ -1,4 +1,5 @@
-//! Which keys a query attends to: the public mask, the keys that one of one row selects, and the others, applied to scores.
+//! Which keys a query attends to: the public mask, the keys that one of one row selects, and the others, applied to
+//! scores.
 
 use core::ops::Range;
 

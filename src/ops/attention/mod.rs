@@ -1,6 +1,6 @@
-//! Scaled dot-product attention: what it is called with, and its blocks of queries. [`block`] walks over the keys of one with a
-//! softmax that is corrected on the way ([`online_softmax`]), so that scores are never stored; [`mask`] says who sees what. The
-//! products are `gemm`'s, the exponential is `math`'s.
+//! Scaled dot-product attention: what it is called with, and its blocks of queries. [`block`] walks over the keys of
+//! one with a softmax that is corrected on the way ([`online_softmax`]), so that scores are never stored; [`mask`] says
+//! who sees what. The products are `gemm`'s, the exponential is `math`'s.
 
 mod block;
 mod head;
@@ -30,9 +30,9 @@ use crate::workspace::{Missing, Workspace, bytes_of, split};
 /// rounded once.
 ///
 /// A query that attends to no key becomes zeros, and so does one whose scores are all -∞. A score of NaN or +∞ makes
-/// its query's row NaN; a NaN in v reaches each query that attends to its key. A query's bits depend on its own row, k, v, the
-/// mask and the CPU level; keys at the end that a mask hides from it change none of them, and neither do keys anywhere
-/// that a `Select` mask of one row hides.
+/// its query's row NaN; a NaN in v reaches each query that attends to its key. A query's bits depend on its own row, k,
+/// v, the mask and the CPU level; keys at the end that a mask hides from it change none of them, and neither do keys
+/// anywhere that a `Select` mask of one row hides.
 ///
 /// # Errors
 ///
@@ -88,8 +88,8 @@ pub fn attention<'a, T: Float>(
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] where the shapes of a head do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and
-/// sums out; no `out` is then written.
+/// [`Error::Shape`] where the shapes of a head do not fit, [`Error::OutOfMemory`] where there is no room to lay
+/// operands and sums out; no `out` is then written.
 pub fn attention_batch<'a, T: Float>(
     count: usize,
     item: impl Fn(usize) -> ([Matrix<'a, T>; 3], AttentionOptions<'a, T>, MatrixMut<'a, T>) + Sync,

@@ -17,8 +17,8 @@ pub(super) struct RowState<'a, C> {
     pub(super) sum: &'a mut [C],
 }
 
-/// Updates the largest score of a query by its first `limit` ones, and hides those past them. Returns what the scores are
-/// to be taken relative to, and what was summed before is to be multiplied by.
+/// Updates the largest score of a query by its first `limit` ones, and hides those past them. Returns what the scores
+/// are to be taken relative to, and what was summed before is to be multiplied by.
 #[inline(always)]
 pub(super) fn update_row_max<S: Simd, C: Compute>(simd: S, scores: &mut [C], limit: usize, row_max: &mut C) -> (C, C) {
     let lanes = C::Lanes::<S>::LEN;
