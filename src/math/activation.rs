@@ -68,7 +68,7 @@ impl Activation {
         result
     }
 
-    /// Applies the function to several vectors in step.
+    /// Applies the function to several vectors together.
     #[inline(always)]
     pub(crate) fn apply_unrolled<S: Simd, C: Compute, const N: usize>(
         self,

@@ -1,4 +1,4 @@
-//! Unrolled vectors worked on in step: what the functions of this module are written over.
+//! Loops over vectors unrolled by hand: what the functions of this module are written over.
 
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -13,7 +13,7 @@ type Bits<S, C> = <<C as Compute>::Lanes<S> as SimdFloat<S>>::Bits;
 
 /// N vectors that take each step of a function together.
 ///
-/// A function is a long chain of steps that wait for each other. With two vectors in step a CPU has twice as much to do
+/// A function is a long chain of steps that wait for each other. With two vectors a CPU has twice as much to do
 /// meanwhile, and each constant is fetched once for both. A compiler does not interleave them of its own accord.
 pub(crate) struct Unrolled<S: Simd, C: Compute, const N: usize> {
     simd: S,

@@ -77,7 +77,7 @@ impl<'a, T> From<Matrix<'a, T>> for Residual<'a, T> {
 /// Operands may have any strides; a PyTorch weight of shape (n, k) is passed as its [`transpose`](Matrix::transpose).
 /// A weight that is used again and again is better packed: [`PackedLinear`](crate::PackedLinear).
 ///
-/// k is cut into equal blocks of at most 256 steps. Each output is the sum of one chain of fused multiply-adds a block
+/// k is cut into equal blocks of at most 512 steps. Each output is the sum of one chain of fused multiply-adds a block
 /// (multiply, then add, at CPU levels without them), so its bits depend only on its row, its column, k and the CPU
 /// level, and its error is at most k u sum(|x| |w|), u the compute type's unit roundoff (N. J. Higham, Accuracy and
 /// Stability of Numerical Algorithms, section 3.1).

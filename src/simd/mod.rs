@@ -1,5 +1,5 @@
 //! The only module that knows CPU levels: detects the best one once, lets a caller choose another, and holds the few
-//! operations whose best form differs from level to level (16-bit conversions, stores past the cache). Kernels are
+//! operations whose best form differs from level to level (16-bit conversions, non-temporal stores). Kernels are
 //! generic over [`Simd`].
 #![allow(unsafe_code, reason = "one of the modules that may; each block says why it is sound")]
 

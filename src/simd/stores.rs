@@ -1,4 +1,4 @@
-//! Stores that pass the cache by, for results too large for it.
+//! Non-temporal stores, which pass the cache by, for results too large for it.
 #![allow(unsafe_code, reason = "one of the modules that may; each block says why it is sound")]
 
 use core::any::TypeId;
@@ -9,7 +9,7 @@ use fearless_simd::{Simd, SimdBase};
 
 use crate::float::{Float, Lanes, MAX_LANES};
 
-/// Whether vectors of `T` can be written past the cache at level `S`: a whole 16, 32 or 64 bytes that the CPU has an
+/// Whether vectors of `T` can be stored non-temporally at level `S`: a whole 16, 32 or 64 bytes that the CPU has an
 /// instruction for.
 #[inline(always)]
 pub(crate) fn can_store_nt<S: Simd, T: Float>() -> bool {
@@ -39,7 +39,8 @@ pub(crate) fn until_aligned<S: Simd, T: Float>(target: *const T) -> usize {
     (bytes - target as usize % bytes) % bytes / size_of::<T>().max(1)
 }
 
-/// Writes one vector past the cache; into it where `T` need not be aligned to its size, and `target` is not.
+/// A non-temporal store of one vector; one into the cache where `T` need not be aligned to its size, and `target` is
+/// not.
 ///
 /// # Safety
 ///
@@ -78,7 +79,8 @@ pub(crate) unsafe fn store_nt<S: Simd, T: Float>(lanes: Lanes<S, T>, target: *mu
     }
 }
 
-/// Writes these lanes, which are not a whole vector, past the cache, one by one; into it where the CPU cannot do that.
+/// Non-temporal stores of these lanes, which are not a whole vector, one by one; into the cache where the CPU cannot do
+/// that.
 ///
 /// # Safety
 ///

@@ -125,8 +125,8 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
     }
 }
 
-/// Results of this size and more are written past the cache: they would push out what is still needed, and each of
-/// their lines would be read before it is overwritten.
+/// Results of this size and more are stored non-temporally, past the cache: they would push out what is still needed,
+/// and each of their lines would be read before it is overwritten.
 const NON_TEMPORAL_BYTES: usize = 16 << 20;
 
 /// An [`InOutMatrix`] whose disjoint blocks are handed to threads.
@@ -163,7 +163,7 @@ pub(crate) struct InOut<'a, T, U = T> {
     pub(super) source: *const T,
     pub(super) target: *mut U,
     pub(super) len: usize,
-    /// Whether `map` writes past the cache. Never where source and target are the same.
+    /// Whether `map` stores non-temporally. Never where source and target are the same.
     pub(super) non_temporal: bool,
     pub(super) lifetime: PhantomData<&'a mut [U]>,
 }
@@ -318,7 +318,7 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
             count = count.min(self.len - index);
             let whole = count == simd::MAP_UNROLL * lanes;
             // SAFETY: index + count <= self.len; less than a block goes by way of `input` and `output`, which hold one;
-            // what is stored past the cache is aligned, since the first block ends where the target is.
+            // what is stored non-temporally is aligned, since the first block ends where the target is.
             unsafe {
                 let source = if whole {
                     self.source.add(index)
@@ -410,7 +410,7 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
     }
 
     /// Replaces each element x by f(x) and sums what f gave, before it was rounded to be stored. The order of the sum
-    /// is fixed by the length: see [`PairwiseFold`]. `f` takes several vectors at a time, so that they go in step.
+    /// is fixed by the length: see [`PairwiseFold`]. `f` takes several vectors at a time, unrolled.
     #[inline(always)]
     pub(crate) fn map_sum<S: Simd>(
         &mut self,

@@ -80,7 +80,7 @@ impl<A: Copy> PairwiseFold<A> {
     }
 
     /// The total of the vectors that no block was filled with; blocks are in the tree. For terms that are worth being
-    /// taken in step, N vectors at a time, which leave no registers for more accumulators than that, nor need them.
+    /// unrolled, N vectors at a time, which leave no registers for more accumulators than that, nor need them.
     #[inline(always)]
     pub(super) fn unrolled<const N: usize>(
         &mut self,

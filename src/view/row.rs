@@ -79,7 +79,7 @@ impl<T: Float> Row<'_, T> {
         self.fold_chains::<S, A, false>(simd, fill, neutral, term, combine, CHAIN)
     }
 
-    /// The sum of what `terms` gives for the vectors of the row, several at a time, so that they go in step. Lanes past
+    /// The sum of what `terms` gives for the vectors of the row, several at a time, unrolled. Lanes past
     /// the end read as `fill`, whose term must be zero.
     #[inline(always)]
     pub(crate) fn sum_unrolled<S: Simd>(
