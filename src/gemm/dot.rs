@@ -48,5 +48,6 @@ fn sum_here<S: Simd, C: Compute>(simd: S, x: &[C], column: &[C], kc: usize) -> C
             total = Some(total.map_or(sum, |total| total + sum));
         }
     }
+    // Of no steps the sum is zero.
     total.unwrap_or(zero).as_slice().first().copied().unwrap_or(C::ZERO)
 }
