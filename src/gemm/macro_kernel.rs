@@ -94,6 +94,16 @@ enum Panels<'a, C> {
     Packed(usize, &'a [C]),
 }
 
+/// Equal tiles, one above the other, over one group of panels, for one block of k.
+struct Group {
+    rows: Range<usize>,
+    mr: usize,
+    /// The first panel, and how many there are.
+    panel: usize,
+    count: usize,
+    pc: Range<usize>,
+}
+
 /// A block, and the sizes of its loops.
 struct Block<'o, C> {
     level: Level,
@@ -205,59 +215,77 @@ impl<'o, C: Compute> Block<'o, C> {
         Matrix::new(&*buffer, ic.len(), pc.len()).unwrap_or_else(|_| bug!((&[]).into()))
     }
 
-    /// The loops over register tiles: the head of [`gemm`](super) draws them. For some of the panels.
+    /// The loops over register tiles, for some of the panels: the head of [`gemm`](super) draws them.
     fn macro_kernel(&self, output: &mut dyn OutputSink<C>, panels: Range<usize>, buffers: Buffers<'_, C>) {
-        let Self { level, m, n, k, kc, width, lead, .. } = *self;
         let Buffers { a: a_buffer, b: b_buffer, sums, bias, .. } = buffers;
-        let fuses = output.fused(0..m, 0..n).is_some();
+        let fuses = output.fused(0..self.m, 0..self.n).is_some();
+        // Loop 4.
         for pc in self.k_blocks() {
-            let (is_last, beta) = (pc.end == k, if pc.start == 0 { Beta::Zero } else { Beta::One });
+            // Loop 5.
             for jc in self.column_blocks(panels.clone()) {
                 let b = self.panels(&pc, &jc, b_buffer);
-                let layout = match (b, self.plan) {
-                    (Panels::Packed(..), _) | (_, Plan::Tiles(PanelSource::Packed)) => PanelLayout::Packed,
-                    (_, Plan::Tiles(PanelSource::Overlapping { .. })) => PanelLayout::Overlapping,
-                    _ => PanelLayout::SideBySide,
-                };
-                for ic in even_split(m, MC) {
+                // Loop 3.
+                for ic in even_split(self.m, MC) {
                     // One block of rows is packed once for all columns.
-                    let is_packed = jc.start > panels.start && ic.len() == m;
+                    let is_packed = jc.start > panels.start && ic.len() == self.m;
                     let a = self.rows(&ic, &pc, a_buffer, is_packed);
-                    for ir in row_tiles::<C>(level, ic.clone()) {
-                        let rows = ir.range();
+                    for tiles in row_tiles::<C>(self.level, ic.clone()) {
+                        let rows = tiles.range();
                         let x = a.block(rows.start - ic.start..rows.end - ic.start, 0..pc.len());
-                        for (panel, count) in ir.panel_groups(jc.clone(), layout) {
-                            let nr = count * width;
-                            let cols = (panel * width).saturating_sub(lead)..((panel + count) * width - lead).min(n);
+                        // Loop 2. Loop 1, over the tiles of `rows`, is the micro-kernel's.
+                        for (panel, count) in tiles.panel_groups(jc.clone(), self.panel_layout(b)) {
                             // Sums that outlive a block of k lie group by group of those of equal tiles.
-                            let before = (rows.start * panels.len() + rows.len() * (panel - panels.start)) * width;
-                            let start = if k > kc { before } else { 0 };
-                            let Some(sums) = sums.get_mut(start..start + rows.len() * nr) else { return bug!() };
-                            let bias = bias.get(cols.start..).unwrap_or_else(|| bug!(&[]));
-                            let fused = if is_last && fuses && cols.len() == nr {
-                                output.fused(rows.clone(), cols.clone()).map(|(out, relu)| FusedStore {
-                                    bias,
-                                    relu,
-                                    out,
-                                })
-                            } else {
-                                None
-                            };
-                            let is_stored = fused.is_some();
-                            let args = TileArgs { x, sums: &mut *sums, stride: nr, beta, fused };
-                            self.multiply_tiles((ir.mr, count), panel, &pc, b, args);
-                            if is_last && !is_stored {
-                                if layout == PanelLayout::Overlapping && cols.len() < nr {
-                                    let first = if panel == 0 { lead } else { 0 };
-                                    let last = (panel + count) * width - lead - cols.end;
-                                    sums.chunks_exact_mut(nr).for_each(|sums| compact(sums, width, first, last));
-                                }
-                                output.store(level, TileSums { rows: rows.clone(), cols, sums, stride: nr, bias });
-                            }
+                            let before = rows.start * panels.len() + rows.len() * (panel - panels.start);
+                            let start = if self.k > self.kc { before * self.width } else { 0 };
+                            let Some(sums) = sums.get_mut(start..) else { return bug!() };
+                            let group = Group { rows: rows.clone(), mr: tiles.mr, panel, count, pc: pc.clone() };
+                            self.multiply_group(output, group, (x, b), sums, bias, fuses);
                         }
                     }
                 }
             }
+        }
+    }
+
+    fn panel_layout(&self, b: Panels<'_, C>) -> PanelLayout {
+        match (b, self.plan) {
+            (Panels::Packed(..), _) | (_, Plan::Tiles(PanelSource::Packed)) => PanelLayout::Packed,
+            (_, Plan::Tiles(PanelSource::Overlapping { .. })) => PanelLayout::Overlapping,
+            _ => PanelLayout::SideBySide,
+        }
+    }
+
+    /// Adds one block of k to the sums of one group of panels and, where it is the last, stores what they make: in the
+    /// micro-kernel where the epilogue is light and the panels are whole, else after it.
+    fn multiply_group(
+        &self,
+        output: &mut dyn OutputSink<C>,
+        group: Group,
+        (x, b): (Matrix<'_, C>, Panels<'_, C>),
+        sums: &mut [C],
+        bias: &[C],
+        fuses: bool,
+    ) {
+        let Self { level, n, k, width, lead, .. } = *self;
+        let Group { rows, mr, panel, count, pc } = group;
+        let nr = count * width;
+        let end = (panel + count) * width - lead;
+        let cols = (panel * width).saturating_sub(lead)..end.min(n);
+        let is_last = pc.end == k;
+        let Some(sums) = sums.get_mut(..rows.len() * nr) else { return bug!() };
+        let bias = bias.get(cols.start..).unwrap_or_else(|| bug!(&[]));
+        let target = if is_last && fuses && cols.len() == nr { output.fused(rows.clone(), cols.clone()) } else { None };
+        let fused = target.map(|(out, relu)| FusedStore { bias, relu, out });
+        let is_stored = fused.is_some();
+        let beta = if pc.start == 0 { Beta::Zero } else { Beta::One };
+        let args = TileArgs { x, sums: &mut *sums, stride: nr, beta, fused };
+        self.multiply_tiles((mr, count), panel, &pc, b, args);
+        if is_last && !is_stored {
+            if cols.len() < nr && self.panel_layout(b) == PanelLayout::Overlapping {
+                let first = if panel == 0 { lead } else { 0 };
+                sums.chunks_exact_mut(nr).for_each(|sums| compact(sums, width, first, end - cols.end));
+            }
+            output.store(level, TileSums { rows, cols, sums, stride: nr, bias });
         }
     }
 
