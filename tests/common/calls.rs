@@ -330,8 +330,8 @@ pub(crate) const HEADS: [Head; 7] = [
 ];
 
 pub(crate) fn attentions<T: Storage>(calls: &mut Calls, all: &[Head]) {
-    const ATTENTION: &[&str] = &["attention::attention", "attention::new", "attention::causal", "attention::mask"];
-    const BATCH: &[&str] = &["attention::attention_batch", "attention::scale"];
+    const ATTENTION: &[&str] = &["attention::attention", "head::new", "head::causal", "head::mask"];
+    const BATCH: &[&str] = &["attention::attention_batch", "head::scale"];
     for &((queries, keys, size, values), causal, hides) in all {
         let name = format!("{} {queries}x{keys}x{size}x{values} {causal} {hides:?}", T::NAME);
         let operands = move || {
@@ -571,17 +571,17 @@ pub(crate) fn of_all_types() -> Calls {
 
 /// Public functions that no call has, and why not.
 const NOT_CALLED: [(&str, &str); 11] = [
-    ("mod::exp", "arithmetic in registers"),
-    ("mod::exp_nonpositive", "arithmetic in registers"),
-    ("mod::sigmoid", "arithmetic in registers"),
-    ("mod::silu", "arithmetic in registers"),
-    ("mod::tanh", "arithmetic in registers"),
-    ("mod::erf", "arithmetic in registers"),
-    ("mod::gelu", "arithmetic in registers"),
-    ("mod::gelu_tanh", "arithmetic in registers"),
+    ("math::exp", "arithmetic in registers"),
+    ("math::exp_nonpositive", "arithmetic in registers"),
+    ("math::sigmoid", "arithmetic in registers"),
+    ("math::silu", "arithmetic in registers"),
+    ("math::tanh", "arithmetic in registers"),
+    ("math::erf", "arithmetic in registers"),
+    ("math::gelu", "arithmetic in registers"),
+    ("math::gelu_tanh", "arithmetic in registers"),
     ("logarithm::ln", "arithmetic in registers"),
-    ("mod::level", "one load"),
-    ("mod::set_level", "one store"),
+    ("simd::level", "one load"),
+    ("simd::set_level", "one store"),
 ];
 
 /// The public functions that neither a call nor [`NOT_CALLED`] has, and what these have that is none.
@@ -614,7 +614,9 @@ fn read(folder: &Path, public: &mut Vec<String>) {
             read(&path, public);
         }
         if path.extension().is_some_and(|extension| extension == "rs") {
-            let file = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            // A folder's own file has its name.
+            let named = if path.ends_with("mod.rs") { folder } else { path.as_path() };
+            let file = named.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             for line in fs::read_to_string(&path).expect("a source").lines().map(str::trim) {
                 let function =
                     ["pub fn ", "pub const fn ", "pub unsafe fn "].iter().find_map(|start| line.strip_prefix(start));
