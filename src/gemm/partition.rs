@@ -398,7 +398,7 @@ mod tests {
                     assert!(reserved <= max_workspace::<T::Acc>(sizes), "{sizes:?} on {threads} threads: {reserved}");
                     for index in 0..tiling.count(shape) {
                         let (rows, cols) = tiling.tile(shape, index);
-                        let sides =
+                        let operands =
                             BlockOperands { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
                         let needed = workspace_here::<T::Acc>(&operands, (rows.len(), cols.len()), k);
                         assert!(needed <= reserved, "{sizes:?} on {threads} threads, {index}: {needed} of {reserved}");
