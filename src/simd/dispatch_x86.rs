@@ -10,12 +10,12 @@ macro_rules! dispatch {
     ($level:expr, $simd:pat => $kernel:expr) => {
         match $level {
             #[cfg(not(disable_dispatch_avx512))]
-            fearless_simd::Level::Avx512(token) => $crate::simd::dispatching::run_at!(token, $simd => $kernel),
+            fearless_simd::Level::Avx512(token) => $crate::simd::run_at!(token, $simd => $kernel),
             #[cfg(not(disable_dispatch_avx2))]
-            fearless_simd::Level::Avx2(token) => $crate::simd::dispatching::run_at!(token, $simd => $kernel),
+            fearless_simd::Level::Avx2(token) => $crate::simd::run_at!(token, $simd => $kernel),
             _ => {
-                let token = $crate::simd::dispatching::sse2();
-                $crate::simd::dispatching::run_at!(token, $simd => $kernel)
+                let token = $crate::simd::sse2();
+                $crate::simd::run_at!(token, $simd => $kernel)
             }
         }
     };
@@ -25,7 +25,7 @@ pub(crate) use dispatch;
 /// Runs a kernel with the instructions of one level, whose token it sees as some `impl Simd`.
 macro_rules! run_at {
     ($token:ident, $simd:pat => $kernel:expr) => {{
-        let $simd = $crate::simd::dispatching::some_level($token);
+        let $simd = $crate::simd::some_level($token);
         fearless_simd::Simd::vectorize(
             $token,
             #[inline(always)]

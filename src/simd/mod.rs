@@ -16,14 +16,15 @@ pub(crate) mod stores;
 pub(crate) use ordering::{at_least, at_most, larger};
 
 // For any x86-64 the crate chooses among three levels itself; for other targets, among what `fearless_simd` has.
-#[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(target_feature = "sse4.2")))]
-#[path = "dispatch_x86.rs"]
-pub(crate) mod dispatching;
 #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2", not(target_feature = "sse4.2"))))]
-#[path = "dispatch_any.rs"]
-pub(crate) mod dispatching;
+mod dispatch_any;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(target_feature = "sse4.2")))]
+mod dispatch_x86;
 
-pub(crate) use dispatching::dispatch;
+#[cfg(not(all(target_arch = "x86_64", target_feature = "sse2", not(target_feature = "sse4.2"))))]
+pub(crate) use dispatch_any::dispatch;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(target_feature = "sse4.2")))]
+pub(crate) use dispatch_x86::{dispatch, run_at, some_level, sse2};
 
 /// The level in force, plus one; 0 before the first look.
 static LEVEL: AtomicU8 = AtomicU8::new(0);
