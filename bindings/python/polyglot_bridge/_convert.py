@@ -10,8 +10,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-import numpy as np
-
 from . import _core
 from ._json import short
 from ._tensors import Floats, floats, linear, named
@@ -149,7 +147,7 @@ def sequential_from_torch(module: Any, activation: Any, dtype: Any) -> _core.Seq
     if not prefixes:
         raise ValueError(f"{caller}: the state dict has no weights")
     for prefix in prefixes:
-        shape = tuple(np.shape(module[f"{prefix}weight"]))
+        shape = floats(f"{caller}: {prefix}weight", module[f"{prefix}weight"]).array.shape
         if len(shape) != 2:
             raise ValueError(
                 f"{caller}: {prefix}weight has shape {shape}; a state dict is understood where it has nothing but linear "
@@ -201,7 +199,9 @@ def _check_network(model: Any) -> None:
         if one in base.__mro__:
             continue
         for name in vars(one):
-            if name not in _HARMLESS and (hasattr(base, name) or name.startswith("__") or name.endswith("_")):
+            # scikit-learn gives each class what says which arguments its methods ask for.
+            harmless = name in _HARMLESS or (name.startswith("set_") and name.endswith("_request"))
+            if not harmless and (hasattr(base, name) or name.startswith("__") or name.endswith("_")):
                 _no_network(model, f"not {named(kind)}: {named(one)} has a {name} of its own")
     for name in vars(model):
         if callable(getattr(kind, name, None)):

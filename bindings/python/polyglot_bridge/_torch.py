@@ -90,7 +90,6 @@ class Modules:
         self.dtype = dtype
         self.nn: Any = sys.modules["torch.nn"]
         self.bases = {getattr(self.nn, name): name for name in _PARAMETERS if hasattr(self.nn, name)}
-        self.linears: dict[int, _core.Linear] = {}
 
     def refuse(self, place: str, why: str) -> NoReturn:
         raise ValueError(f"{self.caller}: {place} {why}")
@@ -245,8 +244,11 @@ class Modules:
     def stack(self, module: Any) -> list[Any]:
         """The layers of a module: `Linear`, `RowOperation`, and activations by name."""
         layers: list[Any] = []
+        done: dict[int, list[Any]] = {}
         for part, place in self._leaves(module):
-            layers += self._layer(part, place)
+            if id(part) not in done:
+                done[id(part)] = self._layer(part, place)
+            layers += done[id(part)]
             if len(layers) > _MOST_LAYERS:
                 raise ValueError(f"{self.caller}: there are more than {_MOST_LAYERS} layers")
         kinds = {computed(one.dtype.name) for one in layers if isinstance(one, _core.Linear)}
@@ -261,6 +263,7 @@ class Modules:
     def _leaves(self, module: Any) -> Iterator[tuple[Any, str]]:
         """The modules that a module calls one after the other, each as often as it is called."""
         entered: set[int] = set()
+        known: set[int] = set()
         todo = [(module, "", False)]
         while todo:
             part, path, done = todo.pop()
@@ -271,7 +274,9 @@ class Modules:
             if self.base(part) is not self.nn.Sequential:
                 yield part, place
                 continue
-            self.kind(part, place)
+            if id(part) not in known:
+                self.kind(part, place)
+                known.add(id(part))
             if id(part) in entered:
                 self.refuse(place, "holds itself")
             entered.add(id(part))
@@ -285,10 +290,7 @@ class Modules:
         if kind is None:
             self.refuse(place, f"is no layer that this package has: {self.what(module)}")
         if kind == "Linear":
-            # One object however often it is called.
-            if id(module) not in self.linears:
-                self.linears[id(module)] = self.linear(module, place, None)
-            return [self.linears[id(module)]]
+            return [self.linear(module, place, None)]
         if kind == "Identity":
             return []
         if kind in ("Dropout", "AlphaDropout"):
