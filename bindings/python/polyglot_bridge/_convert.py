@@ -101,6 +101,14 @@ def _fused(layers: list[Any]) -> list[Any]:
     return fused
 
 
+def _stack(caller: str, layers: list[Any]) -> _core.Sequential:
+    """A stack; what does not fit together is the fault of what it was made of."""
+    try:
+        return _core.Sequential(layers)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{caller}: {str(error).removeprefix('Sequential: ')}") from None
+
+
 def _parts(prefix: str) -> list[tuple[bool, int, str]]:
     """A name in text and numbers, each comparable with any other."""
     parts = re.split(r"([0-9]+)", prefix)
@@ -134,7 +142,7 @@ def sequential_from_torch(module: Any, activation: Any, dtype: Any) -> _core.Seq
             raise TypeError(f"{caller}: module must be a torch.nn.Module or a state dict, not {named(type(module))}")
         if activation is not None:
             raise ValueError(f"{caller}: activation goes with a state dict; a module has its own")
-        return _core.Sequential(_fused(Modules(caller, dtype).stack(module)))
+        return _stack(caller, _fused(Modules(caller, dtype).stack(module)))
     _strings(caller, module)
     prefixes = [name[: -len("weight")] for name in module if name == "weight" or name.endswith(".weight")]
     known = {f"{prefix}{name}" for prefix in prefixes for name in ("weight", "bias")}
@@ -155,8 +163,9 @@ def sequential_from_torch(module: Any, activation: Any, dtype: Any) -> _core.Seq
             )
     prefixes = _ordered(caller, prefixes)
     last = prefixes[-1]
-    return _core.Sequential(
-        [_from_state(caller, module, prefix, None if prefix == last else activation, dtype) for prefix in prefixes]
+    return _stack(
+        caller,
+        [_from_state(caller, module, prefix, None if prefix == last else activation, dtype) for prefix in prefixes],
     )
 
 
@@ -293,4 +302,4 @@ def from_sklearn(model: Any, dtype: Any = None) -> _core.Sequential:
         end = index == len(parts) - 1
         activation = (None if last == "softmax" else last) if end else hidden
         layers.append(linear(f"from_sklearn: layer {index}, ", weight, bias, activation, dtype))
-    return _core.Sequential([*layers, "softmax"] if last == "softmax" else layers)
+    return _stack("from_sklearn", [*layers, "softmax"] if last == "softmax" else layers)

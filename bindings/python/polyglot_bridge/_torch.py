@@ -191,7 +191,10 @@ class Modules:
         """A parameter as the forward pass would see it now."""
         place = f"{place}.{name}" if place else name
         with self._no_grad():
-            value = self._current(module, name, place)
+            try:
+                value = self._current(module, name, place)
+            except RuntimeError as error:
+                self.refuse(place, f"cannot be computed: {error}")
             return None if value is None else floats(f"{self.caller}: {place}", value)
 
     def _no_grad(self) -> contextlib.AbstractContextManager[Any]:

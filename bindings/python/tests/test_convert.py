@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +12,20 @@ from conftest import normal
 import polyglot_bridge as pb
 
 F32 = np.dtype("float32")
+HERE = pathlib.Path(__file__).parent
+
+
+def about(*names):
+    """Says which rows of the contract's table a test is about."""
+    return lambda test: test
+
+
+def test_each_row_of_the_contract_has_a_test():
+    text = (HERE.parents[2] / "docs" / "contract.md").read_text(encoding="utf-8").split("\n## Converters\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:]
+    tests = "".join((HERE / f"test_{name}.py").read_text(encoding="utf-8") for name in ("convert", "convert_torch", "models"))
+    tested = {name for names in re.findall(r"^@about\((.*)\)$", tests, re.MULTILINE) for name in re.findall('"([^"]*)"', names)}
+    assert len(rows) > 10 and set(rows) == tested
 
 
 class Tensor:
@@ -31,6 +47,7 @@ class Linear:
         self.weight, self.bias = Tensor(weight), None if bias is None else Tensor(bias)
 
 
+@about("an object with a weight", "a state dict of one layer")
 def test_linear_from_what_looks_like_torch():
     weight, bias, x = normal((5, 7), F32), normal(5, F32, 1), normal((3, 7), F32, 2)
     expected = pb.linear(x, weight.T, bias, activation="relu")
@@ -47,6 +64,7 @@ def test_linear_from_what_looks_like_torch():
         pb.Linear.from_torch({"weight": bias})
 
 
+@about("a state dict of a stack")
 def test_sequential_from_a_state_dict():
     state = {}
     widths = [7, *([6] * 10), 3]
@@ -67,6 +85,7 @@ def test_sequential_from_a_state_dict():
         pb.Sequential.from_torch({})
 
 
+@about("a module")
 def test_torch_itself():
     torch = pytest.importorskip("torch")
     nn = torch.nn
@@ -89,6 +108,7 @@ def test_torch_itself():
         pb.Sequential.from_torch(module, activation="relu")
 
 
+@about("a network of scikit-learn")
 def test_scikit_learn_on_the_digits():
     pytest.importorskip("sklearn")
     import warnings
@@ -140,6 +160,7 @@ def square(seed=0, dtype=F32):
     return normal((4, 4), dtype, seed)
 
 
+@about("a state dict of a stack")
 def test_an_order_that_names_do_not_tell_is_refused():
     up, down = normal((8, 4), F32), normal((4, 8), F32)
     for state in ({"up.weight": up, "down.weight": down}, {"down.weight": down, "up.weight": up}):
@@ -157,6 +178,7 @@ def test_an_order_that_names_do_not_tell_is_refused():
         assert pb.Sequential.from_torch(dict(reversed(weights.items())))(x).tobytes() == expected.tobytes()
 
 
+@about("a state dict of a stack", "a state dict of one layer")
 def test_names_that_are_no_linear_layers_are_refused():
     for more in ("0.lora_A", "0.weight_scale", "0.weight_g", "1.bias", "scale", "1.running_mean", "0.in_proj_weight", "0.weight.absmax"):
         refused(stack_of({"0.weight": square(), more: square()[0]}), repr(more), "nothing but linear layers")
@@ -170,6 +192,7 @@ def test_names_that_are_no_linear_layers_are_refused():
     refused(linear_of(Linear(square()), prefix="fc."), "prefix goes with a state dict")
 
 
+@about("a state dict of one layer")
 def test_weights_that_may_be_the_other_way_round_are_refused():
     """GPT-2 keeps (in, out)."""
     for state in ({"c_fc.weight": normal((4, 16), F32), "c_fc.bias": normal(16, F32)},):
@@ -198,6 +221,7 @@ def odd_arrays():
 ODD = list(odd_arrays())
 
 
+@about("a tensor")
 @pytest.mark.parametrize("name, array, word", ODD, ids=[name for name, *_ in ODD])
 def test_arrays_whose_numbers_are_not_all_there_is(name, array, word):
     refused(linear_of({"weight": array}), "Linear.from_torch: weight ", word, error=TypeError)
@@ -208,12 +232,14 @@ def test_arrays_whose_numbers_are_not_all_there_is(name, array, word):
         refused(linear_of({"weight": array}), "scale", error=TypeError)
 
 
+@about("a tensor")
 def test_floats_of_eight_bits_mean_nothing_without_their_scale():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     for dtype in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, ml_dtypes.int4):
         refused(linear_of({"weight": np.ones((4, 4), dtype)}), np.dtype(dtype).name, "scale", error=TypeError)
 
 
+@about("a tensor")
 def test_arrays_of_bfloat16():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     weight, bias = square().astype(ml_dtypes.bfloat16), square()[0].astype(ml_dtypes.bfloat16)
@@ -222,6 +248,7 @@ def test_arrays_of_bfloat16():
     assert pb.Linear.from_torch({"weight": weight}, dtype="float32").dtype == np.float32
 
 
+@about("a tensor")
 def test_arrays_of_any_layout_and_class():
     class Mine(np.ndarray):
         pass
@@ -233,6 +260,7 @@ def test_arrays_of_any_layout_and_class():
         assert np.array_equal(layer.weight.T, np.asarray(one)) and layer.weight.shape == np.shape(one)[::-1]
 
 
+@about("a dtype")
 @pytest.mark.parametrize("stored", ["float16", "float32", "bfloat16"])
 def test_no_number_becomes_infinite(stored):
     wide = np.float64 if stored == "float32" else np.float32
@@ -253,6 +281,7 @@ def test_no_number_becomes_infinite(stored):
         assert pb.Linear.from_torch({"weight": weight}).weight.T.tobytes() == weight.tobytes()
 
 
+@about("a dtype")
 def test_a_wide_bias_beside_a_narrow_weight():
     weight, x = np.eye(2, dtype=np.float16), np.zeros((1, 2), np.float32)
     bias = np.array([1e5, 0.1], np.float32)
@@ -271,6 +300,7 @@ def test_a_wide_bias_beside_a_narrow_weight():
         refused(linear_of({**state, "bias": np.array([1e39, 0])}, dtype="float32"), "bias holds 1e+39")
 
 
+@about("an object with a weight")
 def test_objects_that_hold_a_weight():
     class Conv1D(Linear):
         pass
@@ -308,6 +338,7 @@ def network_of(**changes):
     return lambda: pb.from_sklearn(Fitted(**changes))
 
 
+@about("layers of a network")
 def test_layers_that_do_not_fit_together():
     fitted = Fitted()
     for changes, words in [
@@ -370,6 +401,7 @@ def agree(model, x):
     np.testing.assert_allclose(ours, expected.reshape(ours.shape), rtol=1e-9, atol=1e-12)
 
 
+@about("a network of scikit-learn", "layers of a network")
 def test_networks_of_scikit_learn(data):
     x, y = data
     import scipy.sparse
@@ -389,6 +421,7 @@ def test_networks_of_scikit_learn(data):
     assert pb.from_sklearn(single).dtypes == ("float32",)
 
 
+@about("layers of a network")
 def test_a_network_that_ends_with_exp(data):
     x, y = data
     from sklearn.neural_network import MLPRegressor
@@ -404,6 +437,7 @@ def test_a_network_that_ends_with_exp(data):
     np.testing.assert_allclose(np.exp(pb.from_sklearn(linear)(x))[:, 0], model.predict(x), rtol=1e-9)
 
 
+@about("a network of scikit-learn")
 def test_models_that_are_no_plain_network(data):
     x, y = data
     from sklearn.linear_model import LogisticRegression
@@ -450,3 +484,16 @@ def test_models_that_are_no_plain_network(data):
     model = network("MLPClassifier", x, y)
     model.coefs_[1] = model.coefs_[1][:5]
     refused(lambda: pb.from_sklearn(model), "coefs_[1] has shape (5, 5)")
+
+
+# --- Random ones ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["torch", "sklearn", "state"])
+def test_random_models_and_state_dicts(kind):
+    import fuzz_converters
+
+    pytest.importorskip(fuzz_converters.KINDS[kind][0])
+    ended = fuzz_converters.run(kind, 300, 2026)
+    # Enough of both, so that neither answer is tried by accident only.
+    assert ended["taken"] > 100 and ended["refused"] > 60

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+from test_convert import about
 
 import polyglot_bridge as pb
 
@@ -58,6 +59,7 @@ def identity(factor):
     return layer
 
 
+@about("modules in modules")
 def test_a_module_is_called_as_often_as_it_is_there():
     relu = nn.ReLU()
     module = nn.Sequential(identity(1.0), relu, identity(-1.0), relu)
@@ -69,6 +71,7 @@ def test_a_module_is_called_as_often_as_it_is_there():
     assert len(layers) == 7
 
 
+@about("modules in modules")
 def test_stacks_within_stacks_in_the_order_that_they_are_called():
     module = nn.Sequential()
     module.add_module("last by name", nn.Linear(4, 6))
@@ -82,6 +85,7 @@ def test_stacks_within_stacks_in_the_order_that_they_are_called():
     assert pb.Sequential.from_torch(deep).in_features == 3
 
 
+@about("modules in modules")
 def test_stacks_without_an_end_are_refused(monkeypatch):
     module = nn.Sequential(nn.ReLU())
     module._modules["1"] = module
@@ -96,6 +100,7 @@ def test_stacks_without_an_end_are_refused(monkeypatch):
     refused(module, "0.NoneType is no layer")
 
 
+@about("modules in modules")
 def test_a_list_of_modules_does_not_say_how_they_are_called():
     refused(nn.ModuleList([nn.Linear(2, 2)]), "ModuleList", "torch.nn.Sequential(*modules)")
     refused(nn.Sequential(nn.ModuleDict({"x": nn.Linear(2, 2)})), "0.ModuleDict", "Sequential")
@@ -119,6 +124,7 @@ def new_spectral_norm(module):
 NORMS = [old_weight_norm, parametrizations.weight_norm, old_spectral_norm, new_spectral_norm, parametrizations.orthogonal]
 
 
+@about("a weight that is computed")
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_normed_weight_is_that_of_the_next_call(norm):
     module, other = norm(nn.Linear(6, 4)), norm(nn.Linear(6, 4))
@@ -136,6 +142,7 @@ def test_a_normed_weight_is_that_of_the_next_call(norm):
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
+@about("a weight that is computed")
 def test_a_norm_of_a_bias_and_two_norms_at_once():
     module = nn.utils.weight_norm(nn.utils.weight_norm(nn.Linear(5, 4)), "bias", dim=None)
     with torch.no_grad():
@@ -145,6 +152,7 @@ def test_a_norm_of_a_bias_and_two_norms_at_once():
     same(module, torch.randn(2, 4))
 
 
+@about("a weight that is computed")
 @pytest.mark.parametrize("norm", [nn.utils.spectral_norm, parametrizations.spectral_norm])
 def test_a_spectral_norm_in_training_changes_with_each_call(norm):
     refused(nn.Sequential(norm(nn.Linear(4, 4))), "0.Linear" if norm is nn.utils.spectral_norm else "0.", "eval()")
@@ -155,6 +163,7 @@ class Doubled(nn.Module):
         return weight * 2
 
 
+@about("a weight that is computed")
 def test_other_parametrizations_are_refused():
     module = nn.Linear(3, 3)
     parametrize.register_parametrization(module, "weight", Doubled())
@@ -171,6 +180,7 @@ def test_other_parametrizations_are_refused():
     refused(module, "has a bias of its own")
 
 
+@about("a weight that is computed")
 def test_pruned_weights_are_refused():
     module = nn.Linear(3, 3)
     prune.random_unstructured(module, "weight", 0.5)
@@ -210,6 +220,7 @@ def more_buffers(module):
     module.register_buffer("more", torch.ones(1))
 
 
+@about("a module that was changed")
 @pytest.mark.parametrize("change", [hooked, hooked_before, own_forward, own_call, compiled, more_parameters, more_buffers])
 @pytest.mark.parametrize(
     "make", [lambda: nn.Linear(3, 3), nn.ReLU, lambda: nn.LayerNorm(3), lambda: nn.Softmax(-1), nn.Identity, nn.Sequential]
@@ -223,6 +234,7 @@ def test_a_module_that_was_changed_is_refused(make, change):
         refused(module, "Linear is no mere torch.nn.Linear: ", by=pb.Linear.from_torch)
 
 
+@about("a module that was changed")
 def test_what_does_not_touch_the_forward_pass_is_taken():
     module = nn.Linear(3, 3)
     module.register_full_backward_hook(lambda *_: None)
@@ -242,6 +254,7 @@ def test_what_does_not_touch_the_forward_pass_is_taken():
     same(module, torch.randn(2, 3))
 
 
+@about("a module that was changed")
 @pytest.mark.parametrize("name", ["register_module_forward_hook", "register_module_forward_pre_hook"])
 def test_hooks_of_all_modules_are_refused(name):
     handle = getattr(nn.modules.module, name)(lambda *_: None)
@@ -252,6 +265,7 @@ def test_hooks_of_all_modules_are_refused(name):
         handle.remove()
 
 
+@about("a module that was changed")
 @pytest.mark.parametrize("kind, name", [(nn.Linear, "forward"), (nn.Module, "_call_impl"), (nn.ReLU, "forward")])
 def test_a_class_that_was_patched_is_refused(monkeypatch, kind, name):
     before = getattr(kind, name)
@@ -341,6 +355,7 @@ class Linear(nn.Module):
         return self.base(x) + self.lora_B(self.lora_A(x))
 
 
+@about("a module of a derived class")
 def test_classes_derived_from_known_ones():
     same(MineInStack(), torch.randn(2, 3))
     assert pb.Linear.from_torch(Mine(3)).in_features == 3
@@ -356,6 +371,7 @@ def test_classes_derived_from_known_ones():
     same(nn.modules.linear.NonDynamicallyQuantizableLinear(3, 3), torch.randn(2, 3))
 
 
+@about("a module")
 def test_classes_that_have_only_the_name():
     module = Linear(nn.Linear(3, 3))
     refused(nn.Sequential(module), "0.Linear is no layer", "test_convert_torch.Linear")
@@ -369,6 +385,7 @@ def test_classes_that_have_only_the_name():
     refused(nn.Linear, error=TypeError)
 
 
+@about("a module")
 def test_wrappers_are_refused_and_say_what_is_inside():
     module = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     refused(nn.DataParallel(module), "pass its module")
@@ -385,6 +402,7 @@ def test_wrappers_are_refused_and_say_what_is_inside():
     same(lazy, torch.randn(2, 2))
 
 
+@about("a module")
 def test_other_libraries():
     peft = pytest.importorskip("peft")
     inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
@@ -396,6 +414,7 @@ def test_other_libraries():
     same(model.merge_and_unload(), torch.randn(2, 4))
 
 
+@about("a module", "a state dict of one layer")
 def test_a_weight_that_is_kept_the_other_way_round():
     utils = pytest.importorskip("transformers.pytorch_utils")
     module = utils.Conv1D(4, 4)
@@ -409,6 +428,7 @@ def test_a_weight_that_is_kept_the_other_way_round():
 # --- Training -------------------------------------------------------------------------------------------------------------------
 
 
+@about("a module in training")
 def test_dropout_in_training_is_random():
     module = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.AlphaDropout(0.1), nn.ReLU())
     refused(module, "1.Dropout is in training", "eval()")
@@ -422,6 +442,7 @@ def test_dropout_in_training_is_random():
 # --- Parameters of modules ------------------------------------------------------------------------------------------------------
 
 
+@about("a module")
 @pytest.mark.parametrize("kind", [nn.Softmax, nn.LogSoftmax])
 def test_softmax_goes_along_the_last_axis_only(kind):
     for dim in (1, 0, -2, 2, None):
@@ -437,6 +458,7 @@ def test_gelu():
     refused(module, "approximate 'sigmoid'")
 
 
+@about("a module", "the eps of a norm")
 def test_norms():
     for module in (
         nn.LayerNorm(3), nn.LayerNorm(3, bias=False), nn.LayerNorm(3, elementwise_affine=False), nn.LayerNorm(3, eps=0.25),
@@ -454,6 +476,7 @@ def test_norms():
     refused(module, "eps None")
 
 
+@about("the eps of a norm")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_eps_that_an_rms_norm_has_by_itself(dtype):
     if dtype == torch.bfloat16:
@@ -470,6 +493,7 @@ def test_the_eps_that_an_rms_norm_has_by_itself(dtype):
         np.testing.assert_allclose(pb.Sequential.from_torch(module)(x), [[0.632, -1.265]], atol=1e-3)
 
 
+@about("the eps of a norm")
 def test_the_eps_of_an_rms_norm_without_a_weight_follows_its_neighbours():
     norm = nn.RMSNorm(3, elementwise_affine=False)
     for dtype in (torch.float32, torch.float64):
@@ -478,6 +502,7 @@ def test_the_eps_of_an_rms_norm_without_a_weight_follows_its_neighbours():
     refused(nn.Sequential(norm, nn.ReLU()), "0.RMSNorm has eps None", "give it an eps")
 
 
+@about("a dtype")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_dtypes_of_whole_stacks(dtype):
     module = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 4), nn.RMSNorm(4), nn.Softmax(-1)).to(dtype)
@@ -535,6 +560,7 @@ with warnings.catch_warnings():
     TENSORS = list(tensors())
 
 
+@about("a tensor")
 @pytest.mark.parametrize("name, tensor, word", TENSORS, ids=[name for name, *_ in TENSORS])
 def test_tensors_that_are_more_or_less_than_their_numbers(name, tensor, word):
     refused({"weight": tensor}, "Linear.from_torch: weight ", word, by=pb.Linear.from_torch, error=TypeError)
@@ -546,6 +572,7 @@ def test_tensors_that_are_more_or_less_than_their_numbers(name, tensor, word):
     refused({"weight": torch.ones(3, 3), "bias": tensor}, "bias", word, by=pb.Linear.from_torch, error=TypeError)
 
 
+@about("a tensor")
 def test_tensors_of_any_layout():
     wide = torch.randn(6, 8, requires_grad=True)
     for weight in (wide[::2, ::2], wide.t()[:3, :4], wide[:1, :1].expand(3, 4), torch.randn(4, 3).t()):
@@ -557,6 +584,7 @@ def test_tensors_of_any_layout():
     assert pb.Linear.from_torch({"weight": torch.zeros(0, 4)}).out_features == 0
 
 
+@about("a tensor")
 def test_bfloat16():
     weight, bias = torch.randn(3, 4).bfloat16(), torch.randn(3).bfloat16()
     layer = pb.Linear.from_torch({"weight": weight, "bias": bias})
@@ -568,6 +596,7 @@ def test_bfloat16():
     np.testing.assert_allclose(ours, given(copy.deepcopy(module).float(), x), rtol=1e-2, atol=1e-2)
 
 
+@about("a dtype")
 def test_a_wide_bias_beside_a_narrow_weight():
     state = {"weight": torch.ones(2, 2).half(), "bias": torch.tensor([1e5, 0.1])}
     layer = pb.Linear.from_torch(state)

@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 from scipy.special import erf
+from test_convert import about
 
 import polyglot_bridge as pb
 from polyglot_bridge import _safetensors
@@ -134,6 +135,7 @@ def test_padding_is_never_looked_at():
     assert np.array_equal(model.encode(ids, holes, kinds)[1:], states[1:])
 
 
+@about("ids and masks of a model")
 def test_masks_of_integers_and_lists_are_taken():
     model = BertEncoder(random_weights(), CONFIG)
     ids, mask, _ = batch()
@@ -145,6 +147,7 @@ def test_masks_of_integers_and_lists_are_taken():
     assert model.embed(np.zeros((2, 0), int)).shape == (2, CONFIG.hidden_size)
 
 
+@about("ids and masks of a model")
 def test_wrong_arguments():
     model = BertEncoder(random_weights(), CONFIG)
     for bad in (50, -1):
@@ -293,6 +296,7 @@ def test_weights_that_an_encoder_has_no_place_for():
         BertEncoder({**weights, name: np.ones(2, np.float32)}, CONFIG)
 
 
+@about("ids and masks of a model")
 def test_weights_and_ids_with_a_mask_of_numpy_are_refused():
     weights, model = random_weights(), BertEncoder(random_weights(), CONFIG)
     for name in ("encoder.layer.0.output.dense.weight", "embeddings.LayerNorm.bias"):
@@ -329,6 +333,7 @@ def test_no_weight_becomes_infinite(name, value, dtype):
         assert np.isfinite(BertEncoder(weights, CONFIG, dtype).encode([[1]])).all()
 
 
+@about("ids and masks of a model")
 def test_tensors_of_torch_as_weights_and_ids():
     torch = pytest.importorskip("torch")
     weights = random_weights()
