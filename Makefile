@@ -222,7 +222,7 @@ lint: $(VENV)/.lint     ## formatting and clippy, warnings denied, for every com
 docs:                   ## the crate's documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
 
-drop-in: $(VENV)/.wheel  ## the documented examples of polyglot-bridge 0.2.0 run unchanged; fetches its wheel
+drop-in: $(VENV)/.wheel  ## the documented examples of polyglot-bridge 0.2.0 run unchanged, and what programs rely on is there; fetches its wheel
 	$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 		--python-version 3.12 --platform manylinux2014_x86_64 --dest target/old polyglot-bridge==0.2.0
 	$(VENV)/bin/python tools/drop_in.py target/old/polyglot_bridge-0.2.0-*.whl
