@@ -120,8 +120,8 @@ def _parts(prefix: str) -> list[tuple[bool, int, str]]:
 def _ordered(caller: str, prefixes: list[str]) -> list[str]:
     """Names of layers in the order of their numbers, "10." after "9."; that of other names cannot be known.
 
-    A state dict has the order in which its module's parts were made, a file often that of the alphabet, and neither needs to
-    be the one in which they are called.
+    A state dict has the order in which its module's parts were made, a file often that of the alphabet, and neither needs
+    to be the one in which they are called.
     """
     parts = {prefix: _parts(prefix) for prefix in prefixes}
     ordered = sorted(prefixes, key=parts.__getitem__)
@@ -129,8 +129,8 @@ def _ordered(caller: str, prefixes: list[str]) -> list[str]:
         differ = next((pair for pair in zip(parts[one], parts[other]) if pair[0] != pair[1]), None)
         if differ is None or not (differ[0][0] and differ[1][0]):
             raise ValueError(
-                f"{caller}: which of {short(one + 'weight')} and {short(other + 'weight')} comes first is not in their names: "
-                "pass Linear.from_torch(state, prefix=...) of each to Sequential"
+                f"{caller}: which of {short(one + 'weight')} and {short(other + 'weight')} comes first is not in their "
+                "names: pass Linear.from_torch(state, prefix=...) of each to Sequential"
             )
     return ordered
 
@@ -239,8 +239,8 @@ def from_sklearn(model: Any, dtype: Any = None) -> _core.Sequential:
     TypeError
         `model` is no such model, or not fitted; or it is of a class of its own that may predict another thing.
     ValueError
-        What it holds does not fit together, or a function that it applies is none that a layer has: that is "exp", which it
-        ends with where its loss is Poisson's.
+        What it holds does not fit together, or a function that it applies is none that a layer has: that is "exp",
+        which it ends with where its loss is Poisson's.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """What PyTorch's modules compute, where that is known for certain.
 
-A module is known by its class itself, not by the name that the class has, and only where nothing that PyTorch lets a user
-change about an object was changed: its `forward`, hooks, parametrizations, what it holds. PyTorch is not imported: who has a
-module has imported it.
+A module is known by its class itself, not by the name that the class has, and only where nothing that PyTorch lets a
+user change about an object was changed: its `forward`, hooks, parametrizations, what it holds. PyTorch is not imported:
+who has a module has imported it.
 """
 
 from __future__ import annotations
@@ -210,17 +210,18 @@ class Modules:
             if hook.name != name:
                 continue
             if self.reparametrizes(hook) == "WeightNorm":
-                return hook.compute_weight(module)
+                return type(hook).compute_weight(hook, module)
             if module.training:
                 self.refuse(place, "changes with each call in training: call eval() first")
-            return hook.compute_weight(module, do_power_iteration=False)
+            return type(hook).compute_weight(hook, module, do_power_iteration=False)
         return getattr(module, name, None)
 
     def _parametrized(self, chain: Any, place: str) -> Any:
         parametrizations: Any = sys.modules["torch.nn.utils.parametrizations"]
         known = [getattr(parametrizations, name, None) for name in ("_WeightNorm", "_SpectralNorm", "_Orthogonal")]
-        for part in [chain, *chain]:
-            if part is not chain and type(part) not in known:
+        whole = sys.modules["torch.nn.utils.parametrize"].ParametrizationList
+        for part in [chain, *(chain if type(chain) is whole else ())]:
+            if type(part) not in (known if part is not chain else [whole]):
                 self.refuse(
                     place,
                     f"has the parametrization {named(type(part))}: remove it first "

@@ -255,7 +255,8 @@ class BertEncoder:
     Parameters
     ----------
     weights : mapping of str to ndarray
-        Under Hugging Face's names, with or without the prefix ``bert.``; what is not needed is ignored.
+        Under Hugging Face's names, with or without the prefix ``bert.``; heads, a pooler and further layers are ignored.
+        Tensors of PyTorch will do as well.
     config : BertConfig
         The numbers that the weights' shapes are checked against.
     dtype : {"float32", "float16", "bfloat16", "float64"}, optional
@@ -266,7 +267,11 @@ class BertEncoder:
     Raises
     ------
     ValueError
-        Weights are missing or have another shape than `config` asks for: the message names them.
+        Weights are missing or have another shape than `config` asks for, are no floats of 16 bits or more, or would
+        become infinite in `dtype`; or there are others among them that a BERT encoder has no place for, as an adapter.
+        The message names them.
+    TypeError
+        A weight is a masked array, or a tensor that is more than its numbers.
 
     Examples
     --------
@@ -376,7 +381,7 @@ class BertEncoder:
         ValueError
             Shapes differ, or an id of a token is out of range.
         TypeError
-            Ids are no integers, or the mask holds neither integers nor bools.
+            Ids are no integers, the mask holds neither integers nor bools, or one of them is a masked array.
         """
         ids, mask, kinds = self._check(ids, mask, token_type_ids)
         full = bool(mask.all())
