@@ -107,7 +107,7 @@ class Modules:
             if kind in base.__mro__:
                 continue
             for name, value in vars(kind).items():
-                if parametrized and kind is type(module) and self._parametrizes(name, value):
+                if parametrized and kind is type(module) and self._parametrizes(value):
                     continue
                 if name in _HARMLESS:
                     continue
@@ -120,7 +120,8 @@ class Modules:
         return None
 
     @staticmethod
-    def _parametrizes(name: str, value: Any) -> bool:
+    def _parametrizes(value: Any) -> bool:
+        """Whether what a class has came from `parametrize`, which makes a class for each module that it touches."""
         where = "torch.nn.utils.parametrize"
         return _from(getattr(value, "fget", None) if isinstance(value, property) else value, where)
 
@@ -149,10 +150,9 @@ class Modules:
             return "it has a forward hook; remove that first"
         for hook in module._forward_pre_hooks.values():
             if not self.reparametrizes(hook):
-                pruned = (
-                    getattr(type(hook), "__module__", None) == "torch.nn.utils.prune"
-                ) * " (torch.nn.utils.prune.remove)"
-                return f"it has a forward pre-hook, {named(type(hook))}; remove that first{pruned}"
+                pruned = type(hook).__module__ == "torch.nn.utils.prune"
+                how = " (torch.nn.utils.prune.remove)" if pruned else ""
+                return f"it has a forward pre-hook, {named(type(hook))}; remove that first{how}"
         return None
 
     @staticmethod

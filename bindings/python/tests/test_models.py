@@ -277,10 +277,13 @@ def test_weights_of_bfloat16_and_of_other_dtypes():
             BertEncoder({**weights, name: weights[name].astype(dtype)}, CONFIG)
 
 
-def test_a_tensor_of_eight_bits_that_nobody_needs(tmp_path):
+@pytest.mark.parametrize("there", [True, False])
+def test_a_tensor_of_eight_bits_that_nobody_needs(tmp_path, monkeypatch, there):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     stored = {**random_weights(), "cls.scale": np.zeros(3, ml_dtypes.float8_e4m3fn)}
     _safetensors.save_file(stored, tmp_path / "model.safetensors", {})
+    if not there:
+        monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     assert BertEncoder.from_safetensors(tmp_path / "model.safetensors", CONFIG).encode([[1]]).shape == (1, 1, 48)
 
 
