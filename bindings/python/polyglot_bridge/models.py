@@ -293,6 +293,9 @@ class BertEncoder:
         *,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
+        if not isinstance(weights, Mapping):
+            kind = type(weights).__name__
+            raise TypeError(f"weights must be a mapping of names to arrays, not {kind}; a module's is its state_dict()")
         weights = _select(weights, config)
         dtype = "float32" if dtype is None else str(np.dtype(dtype)) if dtype != "bfloat16" else dtype
         if dtype not in FLOATS:

@@ -224,6 +224,12 @@ def test_a_configuration_that_lacks_something(tmp_path):
         BertConfig.from_json(tmp_path / "config.json")
 
 
+def test_weights_that_are_no_mapping():
+    for wrong in (None, 3, [np.ones(3)], np.ones(3)):
+        with pytest.raises(TypeError, match="weights must be a mapping"):
+            BertEncoder(wrong, CONFIG)
+
+
 def described(**more):
     return {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__} | more
 
