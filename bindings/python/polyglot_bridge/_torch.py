@@ -228,8 +228,6 @@ class Modules:
                     "(torch.nn.utils.parametrize.remove_parametrizations)",
                 )
             why = self.touched(part)
-            if why is None and part._forward_pre_hooks:
-                why = "it has a forward pre-hook; remove that first"
             if why is not None:
                 self.refuse(place, f"has a parametrization, {named(type(part))}, that was changed: {why}")
             if type(part).__name__ == "_SpectralNorm" and part.training:

@@ -14,7 +14,8 @@ from test_convert import about
 
 import polyglot_bridge as pb
 
-torch = pytest.importorskip("torch")
+# The first that has an RMSNorm.
+torch = pytest.importorskip("torch", minversion="2.4")
 nn, prune = torch.nn, importlib.import_module("torch.nn.utils.prune")
 parametrize, parametrizations = torch.nn.utils.parametrize, torch.nn.utils.parametrizations
 
@@ -23,8 +24,9 @@ parametrize, parametrizations = torch.nn.utils.parametrize, torch.nn.utils.param
 def seeded():
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        # PyTorch calls its older weight_norm deprecated.
+        # PyTorch calls its older weight_norm deprecated, and its lazy modules new.
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", ".*(deprecated|Lazy modules)", UserWarning)
         yield
 
 
