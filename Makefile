@@ -30,9 +30,11 @@ ALL_FEATURES := libm libm,f16 std std,libm std,f16 std,libm,f16 parallel paralle
 NO_STD_CPUS := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && grep -qw fma /proc/cpuinfo && echo x86-64-v3) \
 	$(shell grep -qw avx512_vbmi2 /proc/cpuinfo 2>/dev/null && echo icelake-server)
 
-# How long `make fuzz` searches each target, how many damaged files it tries, and what watches over memory meanwhile.
+# How long `make fuzz` searches each target, how many damaged files and models it tries, and what watches over
+# memory meanwhile.
 SECONDS := 60
 FILES := 100000
+MODELS := 10000
 FUZZ_TARGETS := softmax layer_norm linear elementwise reduce
 FUZZ_TOOLCHAIN := $(shell rustc +nightly --version >/dev/null 2>&1 && echo +nightly)
 SANITIZER := $(if $(FUZZ_TOOLCHAIN),address,none)
@@ -139,7 +141,7 @@ embedded:               ## small targets in emulators, firmware to NEON: build, 
 exhaustive:             ## every f32 there is through every function of one number, the worst into ACCURACY.md; minutes
 	cargo test --release --features f16,parallel --test accuracy -- --ignored --nocapture exhaustive
 
-fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python functions and damaged files for inputs that fail, SECONDS=60 each
+fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python functions, damaged files and models for inputs that fail, SECONDS=60 each
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "no cargo-fuzz found: cargo install cargo-fuzz"; exit 1; }
 	@set -e; for target in $(FUZZ_TARGETS); do \
 		echo "== $$target for $(SECONDS) s, sanitizer $(SANITIZER)"; \
@@ -150,6 +152,7 @@ fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python funct
 	POLYGLOT_FUZZ_EXAMPLES=$$((40 + $(SECONDS))) POLYGLOT_FUZZ_SECONDS=$(SECONDS) \
 		$(VENV)/bin/python -m pytest -q bindings/python/tests/test_fuzz.py bindings/python/tests/test_fuzz_hostile.py
 	$(VENV)/bin/python bindings/python/tests/fuzz_safetensors.py $(FILES)
+	$(VENV)/bin/python bindings/python/tests/fuzz_converters.py $(MODELS)
 
 fuzz-asan: $(VENV)/.test  ## the search with hostile arguments under AddressSanitizer, SECONDS=3600 for an hour
 	POLYGLOT_FUZZ_SECONDS=$(SECONDS) \
@@ -224,7 +227,7 @@ lint: $(VENV)/.lint     ## formatting and clippy, warnings denied, for every com
 docs:                   ## the crate's documentation, warnings denied
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
 
-drop-in: $(VENV)/.wheel  ## the documented examples of polyglot-bridge 0.2.0 run unchanged; fetches its wheel
+drop-in: $(VENV)/.wheel  ## the documented examples of polyglot-bridge 0.2.0 run unchanged, and what programs rely on is there; fetches its wheel
 	$(VENV)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
 		--python-version 3.12 --platform manylinux2014_x86_64 --dest target/old polyglot-bridge==0.2.0
 	$(VENV)/bin/python tools/drop_in.py target/old/polyglot_bridge-0.2.0-*.whl

@@ -1,9 +1,11 @@
-"""Runs the examples that polyglot-bridge 0.2.0 documents, unchanged, against the installed package, and compares the two
-functions by function where this Python can import the old one: `python tools/drop_in.py polyglot_bridge-0.2.0-*.whl`.
-`make drop-in` fetches the wheel.
+"""Runs the examples that polyglot-bridge 0.2.0 documents, unchanged, against the installed package, and the behaviours that
+programs may rely on (drop_in_behaviours.py): results, types, errors and words in them. Where this Python can import the old
+package, that has to behave so too, and the two are compared function by function: `python tools/drop_in.py
+polyglot_bridge-0.2.0-*.whl`. `make drop-in` fetches the wheel.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -75,6 +77,13 @@ def run(path):
     return json.loads(result.stdout) if result.returncode == 0 else None
 
 
+def behaviours(path):
+    """Whether a package behaves as programs for 0.2.0 may expect."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "drop_in_behaviours.py")
+    program = f"import runpy, sys; sys.path[:0] = {path!r}; runpy.run_path({script!r}, run_name='__main__')"
+    return subprocess.run([sys.executable, "-c", program], timeout=300).returncode == 0
+
+
 def main(wheel):
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -86,11 +95,13 @@ def main(wheel):
             exec(compile(block, "example of 0.2.0", "exec"), scope)
         assert np.allclose(scope["predictions"].sum(axis=1), 1), "the pipeline's rows sum to 1"
         print(f"{len(blocks)} documented examples ran unchanged")
+        assert behaviours([]), "programs for 0.2.0 would find something else"
         new, old = run([]), run([folder])
         assert new is not None
         if old is None:
             print("this Python cannot import the old wheel: its results are not compared")
             return
+        assert behaviours([folder]), "0.2.0 itself does not behave so"
         missing = [name for name in old["names"] if name not in new["names"]]
         assert not missing, f"names of {old['version']} that are gone: {missing}"
         for name, expected in old["results"].items():

@@ -21,6 +21,7 @@ import polyglot_bridge as pb
 
 from . import _json
 from ._safetensors import is_masked, load
+from ._tensors import FLOATS, check_range, floats
 
 __all__ = ["BertConfig", "BertEncoder"]
 
@@ -37,7 +38,8 @@ _ACTIVATIONS: dict[str, Callable[[_Array], _Array]] = {
     "swish": lambda x: pb.silu(x, out=x),
     "tanh": lambda x: pb.tanh(x, out=x),
 }
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+# What lies beside weights in files of BERT models, and holds nothing that was learnt.
+_BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 # A longer configuration is none.
 _LONGEST_CONFIG = 1 << 24
 # How many weights that do not fit a message names.
@@ -108,6 +110,12 @@ class BertConfig:
             family = values.get("model_type", "bert")
             if family != "bert":
                 raise ValueError(f"model_type must be 'bert', not {_json.shown(family)}")
+            if values.get("auto_map"):
+                raise ValueError("auto_map names code of the model's own, which may compute anything")
+            if values.get("quantization_config"):
+                raise ValueError("quantization_config says that weights mean nothing without it")
+            if "model_type" not in values:
+                _check_kin(values)
             for key in ("is_decoder", "add_cross_attention"):
                 if values.get(key, False) is not False:
                     raise ValueError(f"{key} must be false: this is an encoder")
@@ -153,6 +161,19 @@ class BertConfig:
             yield f"{norm}.bias", (hidden,)
 
 
+def _check_kin(values: Mapping[str, Any]) -> None:
+    """ValueError where a configuration of no stated family is of another one than BERT.
+
+    RoBERTa and its kin have the same shapes and names of weights, and count positions from another number on.
+    """
+    architectures = values.get("architectures")
+    for name in architectures if isinstance(architectures, list) else [] if architectures is None else [architectures]:
+        if not isinstance(name, str) or not name.startswith("Bert") or name.startswith("BertGeneration"):
+            raise ValueError(f"it has no model_type, and architectures has {_json.shown(name)}")
+    if values.get("pad_token_id", 0) != 0:
+        raise ValueError("it has no model_type, and a pad_token_id other than BERT's")
+
+
 def _select(found: Mapping[str, _Array], config: BertConfig) -> dict[str, _Array]:
     """Return the weights that a configuration asks for, their names with or without a prefix; say what is missing or of
     another shape. Stops soon where much is, whatever a configuration claims.
@@ -160,6 +181,7 @@ def _select(found: Mapping[str, _Array], config: BertConfig) -> dict[str, _Array
     # Names that older files have for a layer norm's weight and bias.
     old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
     chosen: dict[str, _Array] = {}
+    taken: set[str] = set()
     wrong: list[str] = []
     for name, shape in config._shapes():
         stem, last = name.rsplit(".", 2)[0], ".".join(name.rsplit(".", 2)[1:])
@@ -167,21 +189,38 @@ def _select(found: Mapping[str, _Array], config: BertConfig) -> dict[str, _Array
         stored = next((p + one for one in names for p in ("", "bert.") if p + one in found), None)
         if stored is None:
             wrong.append(f"{name} of shape {shape} is missing")
-        elif is_masked(array := found[stored]):
-            raise TypeError(f"{name} is a masked array, and its mask would be lost")
-        elif array.shape != shape:
-            wrong.append(f"{name} has shape {array.shape}, expected {shape}")
-        elif array.dtype.name not in _FLOATS:
-            # Eight bits mean nothing without the scale that belongs to them.
-            wrong.append(f"{name} has dtype {array.dtype}, expected floats of 16 bits or more")
         else:
-            chosen[name] = array
+            taken.add(stored)
+            if is_masked(array := found[stored]):
+                raise TypeError(f"{name} is a masked array, and its mask would be lost")
+            dtype = getattr(array, "dtype", np.dtype(np.float64))
+            if getattr(dtype, "name", str(dtype).removeprefix("torch.")) not in FLOATS:
+                # Eight bits mean nothing without the scale that belongs to them.
+                wrong.append(f"{name} has dtype {dtype}, expected floats of 16 bits or more")
+            elif (array := floats(name, array).array).shape != shape:
+                wrong.append(f"{name} has shape {array.shape}, expected {shape}")
+            else:
+                chosen[name] = array
         if len(wrong) > _NAMED:
             wrong[_NAMED:] = ["and more"]
             break
     if wrong:
         raise ValueError("these weights do not fit the configuration: " + "; ".join(wrong))
+    more = next((name for name in found if name not in taken and _belongs(name, config)), None)
+    if more is not None:
+        raise ValueError(f"these weights are not a BERT encoder's alone: it has no {_json.shown(more)}")
     return chosen
+
+
+def _belongs(name: Any, config: BertConfig) -> bool:
+    """Whether a tensor would be part of what an encoder computes: an adapter, a scale, places that are relative."""
+    if not isinstance(name, str):
+        return False
+    name = name.removeprefix("bert.")
+    if name.startswith("encoder.layer."):
+        number = name.split(".")[2]
+        return not number.isdecimal() or int(number[:20]) < config.num_hidden_layers
+    return name.startswith("embeddings.") and name not in _BUFFERS
 
 
 class _Layer:
@@ -216,7 +255,8 @@ class BertEncoder:
     Parameters
     ----------
     weights : mapping of str to ndarray
-        Under Hugging Face's names, with or without the prefix ``bert.``; what is not needed is ignored.
+        Under Hugging Face's names, with or without the prefix ``bert.``; heads, a pooler and further layers are ignored.
+        Tensors of PyTorch will do as well.
     config : BertConfig
         The numbers that the weights' shapes are checked against.
     dtype : {"float32", "float16", "bfloat16", "float64"}, optional
@@ -227,7 +267,11 @@ class BertEncoder:
     Raises
     ------
     ValueError
-        Weights are missing or have another shape than `config` asks for: the message names them.
+        Weights are missing or have another shape than `config` asks for, are no floats of 16 bits or more, or would
+        become infinite in `dtype`; or there are others among them that a BERT encoder has no place for, as an adapter.
+        The message names them.
+    TypeError
+        A weight is a masked array, or a tensor that is more than its numbers.
 
     Examples
     --------
@@ -249,14 +293,20 @@ class BertEncoder:
         *,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
+        if not isinstance(weights, Mapping):
+            kind = type(weights).__name__
+            raise TypeError(f"weights must be a mapping of names to arrays, not {kind}; a module's is its state_dict()")
         weights = _select(weights, config)
         dtype = "float32" if dtype is None else str(np.dtype(dtype)) if dtype != "bfloat16" else dtype
-        if dtype not in _FLOATS:
+        if dtype not in FLOATS:
             raise TypeError(f"dtype must be float16, bfloat16, float32 or float64, not {dtype}")
         self.config = config
         self.dtype = dtype
         total = config.num_hidden_layers + 1
         wide = np.dtype(np.float64 if dtype == "float64" else np.float32)
+        for name, array in weights.items():
+            # Large weights and tables are kept in `dtype`, vectors in what is computed in.
+            check_range(name, array, dtype if array.ndim == 2 else wide.name)
         names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
         self._tables = tuple(_stored(weights[f"embeddings.{name}.weight"], dtype) for name in names)
         self._norm = _norm(weights, "embeddings.LayerNorm", wide)
@@ -334,7 +384,7 @@ class BertEncoder:
         ValueError
             Shapes differ, or an id of a token is out of range.
         TypeError
-            Ids are no integers, or the mask holds neither integers nor bools.
+            Ids are no integers, the mask holds neither integers nor bools, or one of them is a masked array.
         """
         ids, mask, kinds = self._check(ids, mask, token_type_ids)
         full = bool(mask.all())
@@ -372,6 +422,9 @@ class BertEncoder:
         self, ids: npt.ArrayLike, mask: npt.ArrayLike | None, kinds: npt.ArrayLike | None
     ) -> tuple[_Array, _Array, _Array]:
         """Return ids, mask and token types as arrays of one shape."""
+        for name, given in (("ids", ids), ("mask", mask), ("token_type_ids", kinds)):
+            if is_masked(given):
+                raise TypeError(f"{name} is a masked array, and its mask would be lost")
         ids = np.asarray(ids)
         mask = np.ones(ids.shape, bool) if mask is None else np.asarray(mask)
         kinds = np.zeros(ids.shape, np.intp) if kinds is None else np.asarray(kinds)

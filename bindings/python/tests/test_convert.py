@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +12,20 @@ from conftest import normal
 import polyglot_bridge as pb
 
 F32 = np.dtype("float32")
+HERE = pathlib.Path(__file__).parent
+
+
+def about(*names):
+    """Says which rows of the contract's table a test is about."""
+    return lambda test: test
+
+
+def test_each_row_of_the_contract_has_a_test():
+    text = (HERE.parents[2] / "docs" / "contract.md").read_text(encoding="utf-8").split("\n## Converters\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:]
+    tests = "".join((HERE / f"test_{name}.py").read_text(encoding="utf-8") for name in ("convert", "convert_torch", "models"))
+    tested = {name for names in re.findall(r"^@about\((.*)\)$", tests, re.MULTILINE) for name in re.findall('"([^"]*)"', names)}
+    assert len(rows) > 10 and set(rows) == tested
 
 
 class Tensor:
@@ -31,6 +47,7 @@ class Linear:
         self.weight, self.bias = Tensor(weight), None if bias is None else Tensor(bias)
 
 
+@about("an object with a weight", "a state dict of one layer")
 def test_linear_from_what_looks_like_torch():
     weight, bias, x = normal((5, 7), F32), normal(5, F32, 1), normal((3, 7), F32, 2)
     expected = pb.linear(x, weight.T, bias, activation="relu")
@@ -47,6 +64,7 @@ def test_linear_from_what_looks_like_torch():
         pb.Linear.from_torch({"weight": bias})
 
 
+@about("a state dict of a stack")
 def test_sequential_from_a_state_dict():
     state = {}
     widths = [7, *([6] * 10), 3]
@@ -67,6 +85,7 @@ def test_sequential_from_a_state_dict():
         pb.Sequential.from_torch({})
 
 
+@about("a module")
 def test_torch_itself():
     torch = pytest.importorskip("torch")
     nn = torch.nn
@@ -89,6 +108,7 @@ def test_torch_itself():
         pb.Sequential.from_torch(module, activation="relu")
 
 
+@about("a network of scikit-learn")
 def test_scikit_learn_on_the_digits():
     pytest.importorskip("sklearn")
     import warnings
@@ -116,3 +136,364 @@ def test_scikit_learn_on_the_digits():
             pb.from_sklearn(MLPClassifier())
     with pytest.raises(TypeError, match="from_sklearn.*int"):
         pb.from_sklearn(3)
+
+
+# --- What is refused, without the packages themselves -----------------------------------------------------------------------------
+
+
+def refused(call, *words, error=ValueError):
+    with pytest.raises(error) as raised:
+        call()
+    for word in words:
+        assert word in str(raised.value), str(raised.value)
+
+
+def linear_of(state, **arguments):
+    return lambda: pb.Linear.from_torch(state, **arguments)
+
+
+def stack_of(state, **arguments):
+    return lambda: pb.Sequential.from_torch(state, **arguments)
+
+
+def square(seed=0, dtype=F32):
+    return normal((4, 4), dtype, seed)
+
+
+@about("a state dict of a stack")
+def test_an_order_that_names_do_not_tell_is_refused():
+    up, down = normal((8, 4), F32), normal((4, 8), F32)
+    for state in ({"up.weight": up, "down.weight": down}, {"down.weight": down, "up.weight": up}):
+        refused(stack_of(state), "'down.weight'", "'up.weight'", "comes first", "prefix=")
+    for names in (("a.weight", "weight"), ("0.a.weight", "0.b.weight"), ("net.0.weight", "head.weight"), ("0.weight", "0.0.weight"),
+                  ("fc1.weight", "fc01.weight"), ("layer1.weight", "layer.1.weight"), ("0.weight", "a.weight"), ("weight", "0.weight")):
+        refused(stack_of({name: square() for name in names}), "comes first")
+    # What numbers tell, at any depth.
+    for names in (("0.weight", "2.weight", "10.weight"), ("fc1.weight", "fc2.weight"), ("0.weight", "1.0.weight", "1.2.weight", "2.weight"),
+                  ("net.0.fc.weight", "net.1.fc.weight"), ("0.1.weight", "1.0.weight"), ("only.weight",), ("weight",)):
+        weights = {name: square(seed) for seed, name in enumerate(names)}
+        x, expected = normal((3, 4), F32, 99), normal((3, 4), F32, 99)
+        for name in names:
+            expected = pb.linear(expected, weights[name].T)
+        assert pb.Sequential.from_torch(dict(reversed(weights.items())))(x).tobytes() == expected.tobytes()
+
+
+@about("a state dict of a stack", "a state dict of one layer")
+def test_names_that_are_no_linear_layers_are_refused():
+    for more in ("0.lora_A", "0.weight_scale", "0.weight_g", "1.bias", "scale", "1.running_mean", "0.in_proj_weight", "0.weight.absmax"):
+        refused(stack_of({"0.weight": square(), more: square()[0]}), repr(more), "nothing but linear layers")
+    refused(linear_of({"fc.weight": square(), "fc.lora_A.weight": square()}, prefix="fc."), "'fc.lora_A.weight'", "prefix")
+    refused(linear_of({"weight": np.ones((3, 3), np.float16), "weight_scale": np.ones(3)}), "'weight_scale'")
+    refused(linear_of({"weight_g": square(), "weight_v": square(), "bias": square()[0]}), "no 'weight'", "'weight_g'")
+    assert pb.Linear.from_torch({"fc.weight": square(), "fc2.weight_g": 3, "other": None}, prefix="fc.").in_features == 4
+    refused(linear_of({3: square()}), "names", "int", error=TypeError)
+    refused(stack_of({"0.weight": square(), None: square()}), "names", "NoneType", error=TypeError)
+    refused(linear_of({"weight": square()}, prefix=3), "prefix must be a string, not int", error=TypeError)
+    refused(linear_of(Linear(square()), prefix="fc."), "prefix goes with a state dict")
+
+
+@about("a state dict of one layer")
+def test_weights_that_may_be_the_other_way_round_are_refused():
+    """GPT-2 keeps (in, out)."""
+    for state in ({"c_fc.weight": normal((4, 16), F32), "c_fc.bias": normal(16, F32)},):
+        refused(linear_of(state, prefix="c_fc."), "(4, 16)", "(in, out)", "polyglot_bridge.Linear")
+        refused(stack_of({f"0.{name}": value for name, value in state.items()}), "(in, out)")
+    refused(linear_of({"fc.weight": square(), "fc.bias": normal(5, F32)}, prefix="fc."), "(5,)", "(4, 4)")
+    # Nothing but the name tells of these, and not which way.
+    for name in ("c_proj.", "h.0.attn.c_proj.", "h.3.mlp.c_fc.", "c_attn.", "q_attn."):
+        for state in ({f"{name}weight": square(), f"{name}bias": square()[0]}, {f"{name}weight": normal((3, 4), F32)}):
+            refused(linear_of(state, prefix=name), name, "GPT-2")
+    state = {"h.0.c_fc.weight": normal((16, 4), F32), "h.0.c_fc.bias": normal(16, F32)}
+    assert pb.Linear.from_torch(state, prefix="h.0.c_fc.").in_features == 4
+
+
+def odd_arrays():
+    masked = np.ma.masked_array(np.ones((4, 4), np.float32), np.eye(4))
+    yield "masked", masked, "mask"
+    yield "a list with a masked row", [masked[0], *np.ones((3, 4), np.float32)], "mask"
+    for dtype in ("int8", "uint8", "int32", "int64", "bool", "complex64", "object", "U1", "M8[s]", "longdouble"):
+        if np.dtype(dtype).name != "float64":
+            yield dtype, np.ones((4, 4), "int64").astype(dtype), str(np.dtype(dtype))
+    yield "None", None, "object"
+    yield "a string", "weight", "<U6"
+
+
+ODD = list(odd_arrays())
+
+
+@about("a tensor")
+@pytest.mark.parametrize("name, array, word", ODD, ids=[name for name, *_ in ODD])
+def test_arrays_whose_numbers_are_not_all_there_is(name, array, word):
+    refused(linear_of({"weight": array}), "Linear.from_torch: weight ", word, error=TypeError)
+    refused(stack_of({"0.weight": array}), "Sequential.from_torch: 0.weight ", word, error=TypeError)
+    if array is not None:
+        refused(linear_of({"weight": square(), "bias": array}), "Linear.from_torch: bias ", word, error=TypeError)
+    if name in ("int8", "uint8"):
+        refused(linear_of({"weight": array}), "scale", error=TypeError)
+
+
+@about("a tensor")
+def test_floats_of_eight_bits_mean_nothing_without_their_scale():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    for dtype in (ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, ml_dtypes.int4):
+        refused(linear_of({"weight": np.ones((4, 4), dtype)}), np.dtype(dtype).name, "scale", error=TypeError)
+
+
+@about("a tensor")
+def test_arrays_of_bfloat16():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    weight, bias = square().astype(ml_dtypes.bfloat16), square()[0].astype(ml_dtypes.bfloat16)
+    layer = pb.Linear.from_torch({"weight": weight, "bias": bias})
+    assert layer.dtype == weight.dtype and np.array_equal(layer.weight.T, weight) and np.array_equal(layer.bias, bias)
+    assert pb.Linear.from_torch({"weight": weight}, dtype="float32").dtype == np.float32
+
+
+@about("a tensor")
+def test_arrays_of_any_layout_and_class():
+    class Mine(np.ndarray):
+        pass
+
+    weight = normal((8, 8), F32)
+    for one in (weight[::2, ::-2], np.asfortranarray(weight), weight.astype(">f4"), weight.view(Mine), np.broadcast_to(weight[0], (3, 8)),
+                weight.tolist(), weight[:0], weight[:, :0]):
+        layer = pb.Linear.from_torch({"weight": one})
+        assert np.array_equal(layer.weight.T, np.asarray(one)) and layer.weight.shape == np.shape(one)[::-1]
+
+
+@about("a dtype")
+@pytest.mark.parametrize("stored", ["float16", "float32", "bfloat16"])
+def test_no_number_becomes_infinite(stored):
+    wide = np.float64 if stored == "float32" else np.float32
+    most = {"float16": 65504.0, "bfloat16": (2 - 2.0**-7) * 2.0**127, "float32": (2 - 2.0**-23) * 2.0**127}[stored]
+    # The first number that rounds to infinity, and the last that does not.
+    beyond = wide({"float16": 65520.0, "bfloat16": (2 - 2.0**-8) * 2.0**127, "float32": (2 - 2.0**-24) * 2.0**127}[stored])
+    last = np.nextafter(beyond, wide(0))
+    for sign in (1, -1):
+        for value in (last, most, np.inf, np.nan, 0.0):
+            weight = np.zeros((2, 2), wide)
+            weight[1, 0] = sign * value
+            kept = pb.Linear.from_torch({"weight": weight}, dtype=stored).weight
+            assert np.isfinite(kept.astype(np.float64)).all() == np.isfinite(value)
+        weight[1, 0] = sign * beyond
+        refused(linear_of({"weight": weight}, dtype=stored), "Linear.from_torch: weight holds", f"infinite in {stored}", "wider")
+        refused(stack_of({"0.weight": weight}, dtype=stored), "Sequential.from_torch: 0.weight holds", f"infinite in {stored}")
+        # Without a dtype nothing is narrowed.
+        assert pb.Linear.from_torch({"weight": weight}).weight.T.tobytes() == weight.tobytes()
+
+
+@about("a dtype")
+def test_a_wide_bias_beside_a_narrow_weight():
+    weight, x = np.eye(2, dtype=np.float16), np.zeros((1, 2), np.float32)
+    bias = np.array([1e5, 0.1], np.float32)
+    for layer in (pb.Linear.from_torch({"weight": weight, "bias": bias}), pb.Sequential.from_torch({"0.weight": weight, "0.bias": bias})[0]):
+        assert layer.dtype == np.float16 and layer(x).tobytes() == bias.tobytes()
+    # A narrow bias beside a wide weight loses nothing.
+    layer = pb.Linear.from_torch({"weight": weight.astype(np.float64), "bias": bias})
+    assert layer.dtype == np.float64 and layer.bias.tolist() == bias.tolist()
+    # A bias is kept in what is computed in: wider ones are taken where that rounds nothing, or was asked for.
+    for narrow in (np.float16, np.float32):
+        state = {"weight": weight.astype(narrow), "bias": np.array([0.1, 0.2])}
+        refused(linear_of(state), "bias has dtype float64", f"weight has dtype {np.dtype(narrow)}", "say which dtype", error=TypeError)
+        assert pb.Linear.from_torch(state, dtype="float32").bias.tolist() == np.array([0.1, 0.2], np.float32).tolist()
+        assert pb.Linear.from_torch(state, dtype="float64").bias.tolist() == [0.1, 0.2]
+        assert pb.Linear.from_torch({**state, "bias": np.zeros(2)}).dtype == narrow
+        refused(linear_of({**state, "bias": np.array([1e39, 0])}, dtype="float32"), "bias holds 1e+39")
+
+
+@about("an object with a weight")
+def test_objects_that_hold_a_weight():
+    class Conv1D(Linear):
+        pass
+
+    class Mixed:
+        def forward(self, x):
+            return x
+
+    weight = square()
+    refused(linear_of(Conv1D(weight)), "Conv1D", error=TypeError)
+    adapted = Linear(weight)
+    adapted.lora_A = adapted.lora_B = Tensor(weight)
+    refused(linear_of(adapted), "not", "Linear", error=TypeError)
+    for methods in ({"forward": lambda self, x: x}, {"__call__": lambda self, x: x}):
+        refused(linear_of(type("Linear", (Linear,), methods)(weight)), "Linear", error=TypeError)
+    for other in (3, None, "weight", [weight], weight, Mixed(), Linear, lambda: 3):
+        refused(linear_of(other), "Linear.from_torch: module must be", error=TypeError)
+        refused(stack_of(other), "Sequential.from_torch: module must be", error=TypeError)
+    refused(stack_of(type("Sequential", (), {"named_children": lambda self: [("0", Linear(weight))]})()), "Sequential", error=TypeError)
+
+
+# --- scikit-learn -----------------------------------------------------------------------------------------------------------------
+
+
+class Fitted:
+    """Layers alone."""
+
+    def __init__(self, **changes):
+        self.coefs_, self.intercepts_ = [normal((3, 4), np.dtype("f8")), normal((4, 2), np.dtype("f8"))], [np.zeros(4), np.zeros(2)]
+        self.activation, self.out_activation_ = "relu", "identity"
+        vars(self).update(changes)
+
+
+def network_of(**changes):
+    return lambda: pb.from_sklearn(Fitted(**changes))
+
+
+@about("layers of a network")
+def test_layers_that_do_not_fit_together():
+    fitted = Fitted()
+    for changes, words in [
+        ({"coefs_": fitted.coefs_[:1]}, ["1 coefs_", "2 intercepts_"]),
+        ({"intercepts_": fitted.intercepts_[:1]}, ["2 coefs_", "1 intercepts_"]),
+        ({"coefs_": [], "intercepts_": []}, ["0 coefs_"]),
+        ({"n_layers_": 4}, ["2 coefs_", "4 layers"]),
+        ({"n_features_in_": 5}, ["coefs_[0]", "(3, 4)", "(5, outputs)"]),
+        ({"n_outputs_": 1}, ["1 outputs", "2"]),
+        ({"coefs_": fitted.coefs_[::-1]}, ["coefs_[0]", "(4, 2)"]),
+        ({"coefs_": [fitted.coefs_[0], np.ones((5, 2))]}, ["coefs_[1]", "(5, 2)", "(4, outputs)"]),
+        ({"intercepts_": [np.zeros(4), np.zeros(1)]}, ["intercepts_[1]", "(1,)"]),
+        ({"intercepts_": [np.zeros(4), np.array(0.0)]}, ["intercepts_[1]"]),
+        ({"coefs_": [np.ones(4), np.ones((4, 2))]}, ["coefs_[0]"]),
+        ({"activation": "gelu"}, ["activation 'gelu'"]),
+        ({"activation": "softmax"}, ["activation 'softmax'"]),
+        ({"activation": ["relu"]}, ["activation ['relu']"]),
+        ({"out_activation_": None}, ["out_activation_ None"]),
+        ({"out_activation_": "exp"}, ["out_activation_ 'exp'", "numpy.exp"]),
+    ]:
+        refused(network_of(**changes), "from_sklearn: ", *words)
+    for changes, words in [
+        ({"coefs_": [fitted.coefs_[0].astype("f4"), fitted.coefs_[1]]}, ["float32, float64"]),
+        ({"coefs_": [np.ones((3, 4), int), fitted.coefs_[1]]}, ["coefs_[0]", "int64"]),
+        ({"intercepts_": [np.ma.masked_array(np.zeros(4), [1, 0, 0, 0]), np.zeros(2)]}, ["intercepts_[0]", "mask"]),
+        ({"predict": lambda x: x}, ["Fitted"]),
+    ]:
+        refused(network_of(**changes), "from_sklearn: ", *words, error=TypeError)
+    refused(lambda: pb.from_sklearn(Fitted(coefs_=[1e5 * np.ones((3, 4)), np.ones((4, 2))]), dtype="float16"), "layer 0, weight holds 100000.0")
+    assert pb.from_sklearn(Fitted(coefs_=[np.asfortranarray(one) for one in fitted.coefs_]))(np.ones((1, 3))).shape == (1, 2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    pytest.importorskip("sklearn")
+    from sklearn.datasets import load_iris
+
+    return load_iris(return_X_y=True)
+
+
+def network(kind, x, y, **settings):
+    import warnings
+
+    from sklearn import neural_network
+    from sklearn.exceptions import ConvergenceWarning
+
+    model = (kind if isinstance(kind, type) else getattr(neural_network, kind))(hidden_layer_sizes=(7, 5), max_iter=4, random_state=0, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(x, y)
+
+
+def agree(model, x):
+    ours = pb.from_sklearn(model)(x)
+    if hasattr(model, "predict_proba"):
+        expected = model.predict_proba(x)
+        expected = expected[:, 1:] if ours.shape[1] == 1 else expected
+    else:
+        expected = model.predict(x)
+    np.testing.assert_allclose(ours, expected.reshape(ours.shape), rtol=1e-9, atol=1e-12)
+
+
+@about("a network of scikit-learn", "layers of a network")
+def test_networks_of_scikit_learn(data):
+    x, y = data
+    import scipy.sparse
+
+    labels = np.stack([y == 0, y > 1], axis=1).astype(int)
+    for targets in (y, y > 0, labels):
+        agree(network("MLPClassifier", x, targets), x)
+    for targets in (x[:, 0], x[:, :2]):
+        agree(network("MLPRegressor", x, targets), x)
+    agree(network("MLPClassifier", scipy.sparse.csr_matrix(x), y), x)
+    model = network("MLPClassifier", x, y, warm_start=True, early_stopping=True)
+    agree(model, x)
+    agree(network("MLPClassifier", x, y).partial_fit(x, y), x)
+    # What is set after fitting counts for predictions too.
+    agree(model.set_params(activation="tanh"), x)
+    single = network("MLPRegressor", x.astype("f4"), x[:, 0].astype("f4"))
+    assert pb.from_sklearn(single).dtypes == ("float32",)
+
+
+@about("layers of a network")
+def test_a_network_that_ends_with_exp(data):
+    x, y = data
+    from sklearn.neural_network import MLPRegressor
+
+    if "loss" not in MLPRegressor().get_params():
+        pytest.skip("this version of scikit-learn has no Poisson loss")
+    model = network("MLPRegressor", x, y + 1.0, loss="poisson")
+    refused(lambda: pb.from_sklearn(model), "MLPRegressor has out_activation_ 'exp'", "numpy.exp")
+    import copy
+
+    linear = copy.copy(model)
+    linear.out_activation_ = "identity"
+    np.testing.assert_allclose(np.exp(pb.from_sklearn(linear)(x))[:, 0], model.predict(x), rtol=1e-9)
+
+
+@about("a network of scikit-learn")
+def test_models_that_are_no_plain_network(data):
+    x, y = data
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.neural_network import BernoulliRBM, MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    class Mine(MLPClassifier):
+        """Says so."""
+
+        def helper(self):
+            return 3
+
+    class Other(MLPClassifier):
+        def predict_proba(self, x):
+            return super().predict_proba(x) ** 2
+
+    class Inside(MLPClassifier):
+        def _forward_pass_fast(self, x, **arguments):
+            return 1 - super()._forward_pass_fast(x, **arguments)
+
+    agree(network(Mine, x, y), x)
+    for kind, method in ((Other, "predict_proba"), (Inside, "_forward_pass_fast")):
+        refused(lambda kind=kind: pb.from_sklearn(network(kind, x, y)), kind.__name__, f"{method} of its own", error=TypeError)
+    model = network("MLPClassifier", x, y)
+    model.predict_proba = lambda x: x
+    refused(lambda: pb.from_sklearn(model), "predict_proba of its own", error=TypeError)
+    for other, words in [
+        (make_pipeline(StandardScaler(), network("MLPClassifier", x, y)), ["Pipeline", "last step"]),
+        (LogisticRegression(), ["LogisticRegression"]),
+        (BernoulliRBM(), ["BernoulliRBM"]),
+        (MLPClassifier(), ["not MLPClassifier", "coefs_", "call fit first"]),
+        (MLPClassifier, ["MLPClassifier"]),
+    ]:
+        refused(lambda other=other: pb.from_sklearn(other), "from_sklearn: model must be a fitted MLPClassifier or MLPRegressor, ", *words,
+                error=TypeError)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search = GridSearchCV(MLPClassifier(hidden_layer_sizes=(3,), max_iter=2), {"alpha": [0.1]}, cv=2).fit(x, y)
+    refused(lambda: pb.from_sklearn(search), "GridSearchCV", "best_estimator_", error=TypeError)
+    model = network("MLPClassifier", x, y)
+    model.coefs_[1] = model.coefs_[1][:5]
+    refused(lambda: pb.from_sklearn(model), "coefs_[1] has shape (5, 5)")
+
+
+# --- Random ones ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["torch", "sklearn", "state"])
+def test_random_models_and_state_dicts(kind):
+    import fuzz_converters
+
+    pytest.importorskip(fuzz_converters.KINDS[kind][0])
+    ended = fuzz_converters.run(kind, 300, 2026)
+    # Enough of both, so that neither answer is tried by accident only.
+    assert ended["taken"] > 100 and ended["refused"] > 60

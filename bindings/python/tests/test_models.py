@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 from scipy.special import erf
+from test_convert import about
 
 import polyglot_bridge as pb
 from polyglot_bridge import _safetensors
@@ -134,6 +135,7 @@ def test_padding_is_never_looked_at():
     assert np.array_equal(model.encode(ids, holes, kinds)[1:], states[1:])
 
 
+@about("ids and masks of a model")
 def test_masks_of_integers_and_lists_are_taken():
     model = BertEncoder(random_weights(), CONFIG)
     ids, mask, _ = batch()
@@ -145,6 +147,7 @@ def test_masks_of_integers_and_lists_are_taken():
     assert model.embed(np.zeros((2, 0), int)).shape == (2, CONFIG.hidden_size)
 
 
+@about("ids and masks of a model")
 def test_wrong_arguments():
     model = BertEncoder(random_weights(), CONFIG)
     for bad in (50, -1):
@@ -219,6 +222,146 @@ def test_a_configuration_that_lacks_something(tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_size": 48}')
     with pytest.raises(ValueError, match="lacks num_hidden_layers, num_attention_heads, intermediate_size"):
         BertConfig.from_json(tmp_path / "config.json")
+
+
+def test_weights_that_are_no_mapping():
+    for wrong in (None, 3, [np.ones(3)], np.ones(3)):
+        with pytest.raises(TypeError, match="weights must be a mapping"):
+            BertEncoder(wrong, CONFIG)
+
+
+def described(**more):
+    return {name: getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__} | more
+
+
+def test_configurations_of_other_families(tmp_path):
+    path = tmp_path / "config.json"
+    for more in [
+        {"model_type": "bert", "pad_token_id": 0, "architectures": ["BertModel"]},
+        # Its model is what model_type says: other classes put something behind it.
+        {"model_type": "bert", "architectures": ["HF_ColBERT"], "pad_token_id": 1},
+        {"architectures": ["BertForMaskedLM"]},
+        {"architectures": None, "pad_token_id": 0},
+        {"is_decoder": False, "auto_map": None, "quantization_config": None},
+    ]:
+        path.write_text(json.dumps(described(**more)))
+        assert BertConfig.from_json(path) == CONFIG
+    for more, match in [
+        ({"model_type": "roberta"}, "model_type must be 'bert', not 'roberta'"),
+        ({"architectures": ["RobertaForMaskedLM"]}, "no model_type.*'RobertaForMaskedLM'"),
+        ({"architectures": ["BertModel", "XLMRobertaModel"]}, "no model_type.*'XLMRobertaModel'"),
+        ({"architectures": ["BertGenerationEncoder"]}, "no model_type.*'BertGenerationEncoder'"),
+        ({"architectures": "RobertaModel"}, "no model_type.*'RobertaModel'"),
+        ({"architectures": [3]}, "no model_type.*3"),
+        ({"pad_token_id": 1}, "no model_type.*pad_token_id"),
+        ({"model_type": "bert", "auto_map": {"AutoModel": "modeling_bert.JinaBertModel"}}, "auto_map"),
+        ({"model_type": "bert", "quantization_config": {"load_in_8bit": True}}, "quantization_config"),
+        ({"is_decoder": True}, "is_decoder"),
+        ({"position_embedding_type": "relative_key_query"}, "relative_key_query"),
+        ({"position_embedding_type": "alibi"}, "alibi"),
+        ({"hidden_act": "gelu_fast"}, "hidden_act must be one of .*'gelu_fast'"),
+        ({"hidden_act": "geglu"}, "hidden_act must be one of .*'geglu'"),
+    ]:
+        path.write_text(json.dumps(described(**more)))
+        with pytest.raises(ValueError, match=f"config.json.*{match}"):
+            BertConfig.from_json(path)
+
+
+def test_weights_of_bfloat16_and_of_other_dtypes():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    ids, mask, kinds = batch()
+    weights = random_weights()
+    for dtype in (ml_dtypes.bfloat16, np.float16, np.float64, np.dtype(">f4")):
+        rounded = {name: value.astype(dtype) for name, value in weights.items()}
+        wide = {name: value.astype(np.float64) for name, value in rounded.items()}
+        for stored in (None, "float64", "bfloat16"):
+            one, other = BertEncoder(rounded, CONFIG, stored), BertEncoder(wide, CONFIG, stored)
+            assert np.array_equal(one.embed(ids, mask, kinds), other.embed(ids, mask, kinds))
+    for dtype in (np.int8, np.uint8, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, np.complex64, bool):
+        name = "encoder.layer.0.output.dense.weight"
+        with pytest.raises(ValueError, match=f"{name} has dtype {np.dtype(dtype)}, expected floats of 16 bits"):
+            BertEncoder({**weights, name: weights[name].astype(dtype)}, CONFIG)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_tensor_of_eight_bits_that_nobody_needs(tmp_path, monkeypatch, there):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    stored = {**random_weights(), "cls.scale": np.zeros(3, ml_dtypes.float8_e4m3fn)}
+    _safetensors.save_file(stored, tmp_path / "model.safetensors", {})
+    if not there:
+        monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    assert BertEncoder.from_safetensors(tmp_path / "model.safetensors", CONFIG).encode([[1]]).shape == (1, 1, 48)
+
+
+def test_weights_that_an_encoder_has_no_place_for():
+    weights = random_weights()
+    dense = "encoder.layer.1.attention.self.query"
+    for name in (f"{dense}.lora_A.weight", f"{dense}.weight_scale", f"{dense}.weight_g", "encoder.layer.0.attention.self.distance_embedding.weight",
+                 "embeddings.rotary.inv_freq", "bert.embeddings.LayerNorm.weight", "embeddings.LayerNorm.gamma", "encoder.layer.x.weight"):
+        with pytest.raises(ValueError, match=f"alone: it has no '{name}'"):
+            BertEncoder({**weights, name: np.ones(2, np.float32)}, CONFIG)
+    # Those of the layers behind the last that is asked for, of heads, and buffers.
+    for name in ("encoder.layer.2.output.dense.weight", "pooler.dense.weight", "cls.predictions.bias", "embeddings.position_ids", "bert.pooler.dense.bias"):
+        BertEncoder({**weights, name: np.ones(2, np.float32)}, CONFIG)
+
+
+@about("ids and masks of a model")
+def test_weights_and_ids_with_a_mask_of_numpy_are_refused():
+    weights, model = random_weights(), BertEncoder(random_weights(), CONFIG)
+    for name in ("encoder.layer.0.output.dense.weight", "embeddings.LayerNorm.bias"):
+        masked = np.ma.masked_array(weights[name], np.ones(weights[name].shape, bool))
+        with pytest.raises(TypeError, match=f"{name} is a masked array"):
+            BertEncoder({**weights, name: masked}, CONFIG)
+    ids = np.ma.masked_array([[1, 2]], [[0, 1]])
+    for call in (model.encode, model.embed):
+        for arguments, name in (((ids,), "ids"), (([ids[0]],), "ids"), (([[1, 2]], ids), "mask"), (([[1, 2]], None, ids), "token_type_ids")):
+            with pytest.raises(TypeError, match=f"^{name} is a masked array"):
+                call(*arguments)
+
+
+@pytest.mark.parametrize(
+    "name, value, dtype",
+    [
+        ("encoder.layer.0.output.dense.weight", 65520.0, "float16"),
+        ("embeddings.word_embeddings.weight", -1e5, "float16"),
+        ("encoder.layer.0.output.dense.weight", 1e39, "float32"),
+        ("encoder.layer.0.output.dense.bias", 1e39, "float16"),
+        ("embeddings.LayerNorm.weight", 1e39, None),
+    ],
+)
+def test_no_weight_becomes_infinite(name, value, dtype):
+    weights = {name: array.astype(np.float64) for name, array in random_weights().items()}
+    weights[name].flat[3] = value
+    with pytest.raises(ValueError, match=f"{name} holds .*infinite in float"):
+        BertEncoder(weights, CONFIG, dtype)
+    BertEncoder(weights, CONFIG, "float64")
+    # Vectors are kept in what is computed in.
+    if dtype == "float16" and abs(value) < 1e6:
+        weights = random_weights()
+        weights["encoder.layer.0.output.dense.bias"][0] = value
+        assert np.isfinite(BertEncoder(weights, CONFIG, dtype).encode([[1]])).all()
+
+
+@about("ids and masks of a model")
+def test_tensors_of_torch_as_weights_and_ids():
+    torch = pytest.importorskip("torch")
+    weights = random_weights()
+    ids, mask, kinds = batch()
+    for dtype in (torch.float32, torch.bfloat16):
+        tensors = {name: torch.nn.Parameter(torch.tensor(value).to(dtype)) for name, value in weights.items()}
+        wide = {name: value.detach().double().numpy() for name, value in tensors.items()}
+        model = BertEncoder(tensors, CONFIG)
+        expected = BertEncoder(wide, CONFIG).embed(ids, mask, kinds)
+        assert np.array_equal(model.embed(*map(torch.tensor, (ids, mask, kinds))), expected)
+    name = "encoder.layer.0.output.dense.weight"
+    for tensor, error, match in [
+        (torch.zeros(48, 80, dtype=torch.int8), ValueError, "torch.int8"),
+        (torch.zeros(48, 80).to(torch.float8_e4m3fn), ValueError, "float8_e4m3fn"),
+        (torch.zeros(48, 80).to_sparse(), TypeError, "to_dense"),
+        (torch.zeros(48, 80, device="meta"), TypeError, "meta"),
+    ]:
+        with pytest.raises(error, match=f"{name}.*{match}"):
+            BertEncoder({**tensors, name: tensor}, CONFIG)
 
 
 def test_safetensors_keep_what_they_are_given(tmp_path):
