@@ -1,8 +1,8 @@
-//! The only rooms that know threads: this file splits rows or elements into blocks, by shape and never by the number
+//! The only modules that know threads: this file splits rows or elements into blocks, by shape and never by the number
 //! of threads, so that results do not depend on it. `pool` hands blocks to threads, `count` decides how many may
 //! help. Without the feature `parallel`, and on WebAssembly, which has no threads, all of it is one block.
 //! Kernels live elsewhere.
-#![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
+#![allow(unsafe_code, reason = "one of the modules that may; each block says why it is sound")]
 
 use core::ops::Range;
 

@@ -1,6 +1,6 @@
-//! The extension module `polyglot_bridge._core`: NumPy arrays in, NumPy arrays out. These are the only rooms that name
+//! The extension module `polyglot_bridge._core`: NumPy arrays in, NumPy arrays out. These are the only modules that name
 //! pyo3 and numpy; no arithmetic is done here.
-#![allow(unsafe_code, reason = "one of the rooms that may: raw arrays; each block says why it is sound")]
+#![allow(unsafe_code, reason = "one of the modules that may: raw arrays; each block says why it is sound")]
 #![allow(clippy::doc_markdown, reason = "docstrings are for Python's readers, and name NumPy often")]
 #![allow(clippy::unnecessary_wraps, reason = "Python functions return results")]
 
