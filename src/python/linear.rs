@@ -241,7 +241,7 @@ pub(super) fn product<'py>(
     let mut bias_slot = None;
     if let Some(array) = bias {
         if array.shape() != [n] {
-            let why = format_args!(", as {} has shape {}", signature.weight, Shape(weight.shape()));
+            let why = format_args!(", as {} has dimensions {}", signature.weight, Shape(weight.shape()));
             return Err(wrong_shape(op, "bias", array.shape(), &[n], why));
         }
         bias = Some(array.contiguous(op, &mut bias_slot)?);

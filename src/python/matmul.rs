@@ -52,7 +52,12 @@ pub(super) fn product<'py>(
     };
     let (m, k, n) = (a_place.rows, a_place.cols, b_place.cols);
     if k != b_place.rows {
-        return Err(misfit(op, a, b, "the columns of a must be as many as the rows of b"));
+        return Err(misfit(
+            op,
+            a,
+            b,
+            "their inner dimensions differ: the columns of a must be as many as the rows of b",
+        ));
     }
     let (a_batch, b_batch) = (leading(a.shape(), 2), leading(b.shape(), 2));
     let mut batch = Dims::EMPTY;

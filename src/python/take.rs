@@ -327,12 +327,28 @@ fn as_ndarray<'py>(
             None => Err(type_error!("{op}: {shown} gives no array through __dlpack__")),
         };
     }
-    let array = from_any(name, object)?;
+    let array = match from_any(name, object) {
+        Err(_) if is_torch_bfloat16(object) => {
+            let make = py.import("polyglot_bridge._tensors")?.getattr("bfloat16_of_torch")?;
+            return match NdArray::any(name, &make.call1((op, shown, object))?)? {
+                Some(array) => Ok((array, true)),
+                None => Err(type_error!("{op}: {shown} is no array")),
+            };
+        }
+        array => array?,
+    };
     if literal {
         let bytes = || array.len() * array.itemsize();
         note(|| Event::Copy { what: format!("{shown}, from a {}", type_name(object)), bytes: bytes() });
     }
     Ok((array, !literal))
+}
+
+/// Whether PyTorch has refused to make an array of the object as NumPy has no such dtype of its own.
+#[cold]
+fn is_torch_bfloat16(object: &Bound<'_, PyAny>) -> bool {
+    let dtype = object.getattr("dtype").and_then(|dtype| dtype.str());
+    dtype.is_ok_and(|dtype| dtype.to_cow().is_ok_and(|dtype| dtype == "torch.bfloat16"))
 }
 
 /// `numpy.asarray`

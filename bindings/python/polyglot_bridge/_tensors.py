@@ -85,6 +85,26 @@ def _of_torch(where: str, tensor: Any, torch: Any) -> Floats:
         raise TypeError(f"{where} cannot become an array: {error}") from None
 
 
+def bfloat16_of_torch(op: str, name: str, tensor: Any) -> npt.NDArray[Any]:
+    """A `torch.bfloat16` tensor, which PyTorch gives NumPy in no way, as an array of ml_dtypes that shares its memory."""
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        raise TypeError(
+            f"{op}: {name} is a torch.bfloat16 tensor, and NumPy has that dtype only with the package ml_dtypes: install "
+            f"it, or pass {name}.float()"
+        ) from None
+    import torch
+
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.requires_grad:
+        raise TypeError(f"{op}: {name} is a tensor that cannot become an array as it is: pass {name}.detach()")
+    try:
+        array: npt.NDArray[Any] = tensor.view(torch.int16).numpy().view(bfloat16)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise TypeError(f"{op}: {name} cannot become an array: {error}") from None
+    return array
+
+
 def stored(dtype: Any) -> str | None:
     """The name of one of the four dtypes, None for another object."""
     if isinstance(dtype, str) and dtype in FLOATS:

@@ -610,3 +610,16 @@ def test_a_wide_bias_beside_a_narrow_weight():
     module = nn.Linear(2, 2).half()
     module.bias.data = torch.tensor([1e5, 0.0])
     assert pb.Linear.from_torch(module).bias[0] == 1e5
+
+
+def test_bfloat16_tensors_as_arguments():
+    pytest.importorskip("ml_dtypes")
+    x = torch.randn(3, 5).bfloat16()
+    expected = x.float().numpy().astype("bfloat16")
+    result = pb.softmax(x)
+    assert result.dtype.name == "bfloat16" and result.tobytes() == pb.softmax(expected).tobytes()
+    assert pb.relu(x.T).tobytes() == pb.relu(expected.T).tobytes()
+    with pytest.raises(TypeError, match="x is a tensor that cannot become an array as it is: pass x.detach"):
+        pb.relu(x.clone().requires_grad_())
+    with pytest.raises(TypeError, match="cannot become an array"):
+        pb.relu(x.to("meta"))

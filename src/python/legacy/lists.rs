@@ -102,15 +102,18 @@ fn matrix(op: &str, name: &'static str, object: &Bound<'_, PyAny>) -> PyResult<(
         } else if row.len() != cols {
             let len = row.len();
             return Err(value_error!(
-                "{op}: {name} is ragged: {name}[0] has {cols} numbers, {name}[{index}] has {len}"
+                "{op}: {name} is ragged, its rows have other dimensions: {name}[0] has {cols} numbers, {name}[{index}] has {len}"
             ));
         }
         values.try_reserve(row.len()).map_err(|_| out_of_memory())?;
         values.extend_from_slice(&row);
         rows += 1;
     }
-    if rows == 0 || cols == 0 {
+    if rows == 0 {
         return Err(value_error!("{op}: {name} is empty"));
+    }
+    if cols == 0 {
+        return Err(value_error!("{op}: {name} has dimensions ({rows}, 0), that is, it is empty"));
     }
     Ok((values, rows, cols))
 }
@@ -159,7 +162,7 @@ pub(in crate::python) fn sum_of_squares(numbers: &Bound<'_, PyAny>) -> PyResult<
     let values = not_empty(OP, "numbers", self::numbers(OP, "numbers", "numbers", numbers)?)?;
     let sum = numbers.py().detach(|| crate::sum_of_squares(&values[..]));
     if sum.is_infinite() {
-        return Err(error::<PyRuntimeError>(format_args!("{OP}: the result is infinite")));
+        return Err(error::<PyRuntimeError>(format_args!("{OP}: overflow: the result is infinite")));
     }
     Ok(sum)
 }
@@ -201,7 +204,8 @@ pub(in crate::python) fn matrix_multiply<'py>(
     call.look_again()?;
     if k != b_rows {
         return Err(value_error!(
-            "{OP}: a has shape ({m}, {k}) and b has shape ({b_rows}, {n}): a's columns must be as many as b's rows"
+            "{OP}: a has shape ({m}, {k}) and b has shape ({b_rows}, {n}), dimensions that do not match: a's columns must be as \
+             many as b's rows"
         ));
     }
     let mut out = zeros(m.saturating_mul(n))?;
