@@ -239,7 +239,7 @@ fn symbols_of_softmax() -> Option<(bool, Vec<String>)> {
     let libraries = fs::read_dir(program.parent()?).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
     let libraries = libraries.filter(|path| {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        name.starts_with("libpolyglot_bridge-") && name.ends_with(".rlib")
+        name.starts_with("libpolyglot_bridge-") && path.extension().is_some_and(|extension| extension == "rlib")
     });
     let libraries: Vec<PathBuf> = libraries.collect();
     let Some(kernel) = kernel else { return (!libraries.is_empty()).then(|| (false, Vec::new())) };
