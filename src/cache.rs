@@ -2,7 +2,7 @@
 //! the arithmetic that fills them. Knows memory only, neither arrays nor Python.
 //!
 //! What a buffer held before is still in it: who takes one writes every byte that it hands out.
-#![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
+#![allow(unsafe_code, reason = "one of the modules that may; each block says why it is sound")]
 
 use core::alloc::Layout;
 use core::hint::spin_loop;

@@ -46,6 +46,7 @@ mod error;
 mod float;
 mod gemm;
 mod kernel;
+mod macros;
 pub mod math;
 mod ops;
 mod parallel;

@@ -18,6 +18,13 @@ pub(crate) enum Event {
         /// What all of them take on one core, by estimate.
         nanoseconds: u64,
     },
+    /// A product went one way.
+    Plan {
+        /// Which.
+        name: &'static str,
+        /// The rows and columns of its register tile, 0 where there is none.
+        tile: (usize, usize),
+    },
     /// Numbers were copied before or after the kernel ran.
     Copy {
         /// Which and why.

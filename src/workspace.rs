@@ -1,6 +1,6 @@
 //! Memory that a thread computes in beside its operands. With std it is kept from call to call, up to a limit, so that
-//! none allocates in the steady state; it is had before anything is written, or the call ends with an error. Without std
-//! it lies on the stack, and is small. What is laid out there is told elsewhere.
+//! none allocates in the steady state; it is had before anything is written, or the call ends with an error. Without
+//! std it lies on the stack, and is small. What is laid out there is told elsewhere.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(feature = "std")]
@@ -22,8 +22,8 @@ std::thread_local! {
     static RESERVED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The most bytes that a thread keeps of a workspace: blocks of all usual shapes need less. What is above is freed after
-/// the call.
+/// The most bytes that a thread keeps of a workspace: blocks of all usual shapes need less. What is above is freed
+/// after the call.
 #[cfg(feature = "std")]
 pub(crate) const MOST_KEPT: usize = 4 << 20;
 
@@ -37,15 +37,15 @@ pub(crate) const BYTES: usize = 12 << 10;
 
 const LINE: usize = size_of::<Line>();
 
-/// The bytes of a workspace that has room for these parts, as many as there can be where that overflows.
-pub(crate) fn room<const N: usize>(parts: [usize; N]) -> usize {
+/// The bytes of a workspace that holds these parts, as many as there can be where that overflows.
+pub(crate) fn bytes_of<const N: usize>(parts: [usize; N]) -> usize {
     parts.into_iter().fold(0, |sum, bytes| sum.saturating_add(bytes.div_ceil(LINE).saturating_mul(LINE)))
 }
 
-/// Cuts memory into parts of at least as many bytes, each of which begins on a cache line; on the stack, of as many as there
-/// are. Their content is anything.
+/// Cuts memory into parts of at least as many bytes, each of which begins on a cache line; on the stack, of as many as
+/// there are. Their content is anything.
 #[inline(always)]
-pub(crate) fn cut<const N: usize>(lines: &mut [Line], parts: [usize; N]) -> [&mut [Line]; N] {
+pub(crate) fn split<const N: usize>(lines: &mut [Line], parts: [usize; N]) -> [&mut [Line]; N] {
     let mut rest = lines;
     parts.map(|bytes| {
         let all = core::mem::take(&mut rest);
@@ -136,9 +136,9 @@ impl<const IS_SHARED: bool> Workspace<IS_SHARED> {
         // Its content is of no use, so the former memory need not exist beside the new.
         self.0 = Vec::new();
         // Somewhat more, so that calls which need a little more each time seldom come here.
-        let roomy = lines.next_multiple_of((lines / 8).next_power_of_two()).min(Self::MOST.max(lines));
-        self.0.try_reserve_exact(roomy).map_err(|_| NoMemory { bytes: lines.saturating_mul(LINE) })?;
-        self.0.resize(roomy, Line::ZERO);
+        let grown = lines.next_multiple_of((lines / 8).next_power_of_two()).min(Self::MOST.max(lines));
+        self.0.try_reserve_exact(grown).map_err(|_| NoMemory { bytes: lines.saturating_mul(LINE) })?;
+        self.0.resize(grown, Line::ZERO);
         Ok(())
     }
 

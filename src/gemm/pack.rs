@@ -2,18 +2,19 @@
 
 #[cfg(feature = "std")]
 pub(crate) use blocks::widen_panel;
-pub(crate) use blocks::{pack_panels, pack_rows};
+pub(crate) use blocks::{pack_a, pack_b};
 
 use super::panel_width;
 use crate::float::Float;
 use crate::view::Matrix;
 
-/// What a block packs into scratch memory.
+/// What a block packs into its workspace.
 mod blocks {
     use fearless_simd::{Simd, SimdBase};
 
     use super::panel_width;
     use crate::float::{Compute, Float, Lanes, MAX_LANES};
+    use crate::macros::bug;
     use crate::simd;
     use crate::view::Matrix;
 
@@ -42,26 +43,29 @@ mod blocks {
     /// Lays out a block of a weight as panels of its compute type: panel after panel, row after row, any numbers past
     /// the last column.
     #[inline(always)]
-    pub(crate) fn pack_panels<S: Simd, W: Float>(simd: S, weight: Matrix<'_, W>, panels: &mut [W::Acc]) {
+    pub(crate) fn pack_b<S: Simd, W: Float>(simd: S, weight: Matrix<'_, W>, panels: &mut [W::Acc]) {
         let lanes = Lanes::<S, W>::LEN;
         let width = const { panel_width::<W::Acc>() };
         let (steps, cols) = weight.shape();
-        let panel_len = (steps * width).max(1);
+        if steps == 0 {
+            return;
+        }
+        let panel_len = steps * width;
         let whole = cols / width;
         let columns = weight.transpose();
         if weight.has_contiguous_rows() {
-            // A few rows at a time: panels may begin a power of two apart, where the cache has room for few lines, so each
-            // gets several that follow each other.
+            // A few rows at a time: panels may begin a power of two apart, where the cache has room for few lines, so
+            // each gets several that follow each other.
             let ahead = ahead(&weight);
             for step in (0..steps).step_by(ROWS_TOGETHER) {
                 let rows = step..(step + ROWS_TOGETHER).min(steps);
                 for (index, panel) in panels.chunks_exact_mut(panel_len).take(whole).enumerate() {
-                    let Some(targets) = panel.get_mut(rows.start * width..rows.end * width) else { return };
+                    let Some(targets) = panel.get_mut(rows.start * width..rows.end * width) else { return bug!() };
                     // Beyond the last panel may be another thread's memory.
                     let next = if index + 1 < whole { panel_len } else { 0 };
                     for (target, row) in targets.chunks_exact_mut(width).zip(rows.clone()) {
                         let source = weight.row(row).and_then(|row| row.get(index * width..(index + 1) * width));
-                        let Some(source) = source else { return };
+                        let Some(source) = source else { return bug!() };
                         simd::prefetch(source.as_ptr().wrapping_byte_offset(ahead));
                         // A store waits for its line, and the next for it.
                         simd::prefetch(target.as_ptr().wrapping_add(next));
@@ -79,16 +83,18 @@ mod blocks {
         if cols == whole * width {
             return;
         }
-        let Some(last) = panels.chunks_exact_mut(panel_len).nth(whole) else { return };
+        let Some(last) = panels.chunks_exact_mut(panel_len).nth(whole) else { return bug!() };
         #[cfg(feature = "std")]
         if let Some(weight) = weight.same_type::<W::Acc>().filter(Matrix::has_contiguous_rows) {
+            // None of it where rows lie apart.
             let dense = weight.as_slice().unwrap_or(&[]);
             for (step, target) in last.chunks_exact_mut(width).enumerate().take(steps) {
-                // Past the last column comes the next row: anything may stand there, and whole vectors are copied fastest.
+                // Past the last column comes the next row: anything may stand there, and whole vectors are copied
+                // fastest.
                 if let Some(source) = dense.get(step * cols + whole * width..step * cols + (whole + 1) * width) {
                     target.copy_from_slice(source);
                 } else {
-                    let Some(source) = weight.row(step).and_then(|row| row.get(whole * width..)) else { return };
+                    let Some(source) = weight.row(step).and_then(|row| row.get(whole * width..)) else { return bug!() };
                     target.fill(W::Acc::ZERO);
                     copy_short(source, target);
                 }
@@ -130,7 +136,7 @@ mod blocks {
 
     /// Lays out `x` in its compute type, row after row.
     #[inline(always)]
-    pub(crate) fn pack_rows<S: Simd, T: Float>(simd: S, x: Matrix<'_, T>, target: &mut [T::Acc]) {
+    pub(crate) fn pack_a<S: Simd, T: Float>(simd: S, x: Matrix<'_, T>, target: &mut [T::Acc]) {
         let lanes = Lanes::<S, T>::LEN;
         let (rows, cols) = x.shape();
         if !x.has_contiguous_rows() {
@@ -138,7 +144,7 @@ mod blocks {
         }
         let ahead = ahead(&x);
         for (row, target) in target.chunks_exact_mut(cols.max(1)).take(rows).enumerate() {
-            let Some(source) = x.row(row) else { return };
+            let Some(source) = x.row(row) else { return bug!() };
             for line in source.chunks((64 / size_of::<T>().max(1)).max(1)) {
                 simd::prefetch(line.as_ptr().wrapping_byte_offset(ahead));
             }
@@ -153,9 +159,9 @@ mod blocks {
         }
     }
 
-    /// Writes element (i, j) of `source` to `j * stride + i` of `target`: small squares are exchanged in registers where
-    /// the rows of `source` are contiguous. They are blocks of 128 bits, as exchanging within those is what CPUs do best. Rows that
-    /// follow are asked for so far ahead; 0 for not at all.
+    /// Writes element (i, j) of `source` to `j * stride + i` of `target`: small squares are exchanged in registers
+    /// where the rows of `source` are contiguous. They are blocks of 128 bits, as exchanging within those is what CPUs
+    /// do best. Rows that follow are asked for so far ahead; 0 for not at all.
     #[inline(always)]
     fn transpose<S: Simd, T: Float>(
         simd: S,
@@ -174,12 +180,12 @@ mod blocks {
             for row in (0..whole_rows).step_by(side) {
                 let mut sources: [&[T]; SIDE] = [&[]; SIDE];
                 for (index, slice) in sources.iter_mut().enumerate().take(side) {
-                    *slice = source.row(row + index).and_then(|row| row.get(..whole_cols)).unwrap_or(&[]);
+                    *slice = source.row(row + index).and_then(|row| row.get(..whole_cols)).unwrap_or_else(|| bug!(&[]));
                 }
                 for col in (0..whole_cols).step_by(lanes) {
                     let mut wide = [[T::Acc::ZERO; MAX_LANES]; SIDE];
                     for index in 0..side {
-                        let Some(part) = sources[index].get(col..col + lanes) else { return };
+                        let Some(part) = sources[index].get(col..col + lanes) else { return bug!() };
                         <T::Acc as Float>::store::<S>(T::load(simd, part), &mut wide[index][..lanes]);
                         if ahead != 0 && col % line == 0 {
                             simd::prefetch(part.as_ptr().wrapping_offset(ahead));
@@ -187,7 +193,7 @@ mod blocks {
                     }
                     // The last row that is written to may end before its stride does.
                     let end = ((col + lanes) * stride).min(target.len());
-                    let Some(block) = target.get_mut(col * stride..end) else { return };
+                    let Some(block) = target.get_mut(col * stride..end) else { return bug!() };
                     for first in (0..lanes).step_by(side) {
                         let mut square = [<Lanes<S, T> as SimdBase<S>>::Block::splat(simd, T::Acc::ZERO); SIDE];
                         for index in 0..side {
@@ -196,7 +202,7 @@ mod blocks {
                         let square = exchange::<S, T::Acc>(square);
                         for index in 0..side {
                             let start = (first + index) * stride + row;
-                            let Some(part) = block.get_mut(start..start + side) else { return };
+                            let Some(part) = block.get_mut(start..start + side) else { return bug!() };
                             square[index].store_slice(part);
                         }
                     }
@@ -205,9 +211,10 @@ mod blocks {
         }
         for row in 0..rows {
             for col in if row < whole_rows { whole_cols } else { 0 }..cols {
-                if let (Some(target), Some(value)) = (target.get_mut(col * stride + row), source.get(row, col)) {
-                    *target = value.to_acc();
-                }
+                let Some((target, value)) = target.get_mut(col * stride + row).zip(source.get(row, col)) else {
+                    return bug!();
+                };
+                *target = value.to_acc();
             }
         }
     }
@@ -215,14 +222,14 @@ mod blocks {
     /// The numbers that a block of 128 bits has at most.
     const SIDE: usize = 4;
 
-    type Block<S, C> = <<C as Compute>::Lanes<S> as SimdBase<S>>::Block;
+    type Block128<S, C> = <<C as Compute>::Lanes<S> as SimdBase<S>>::Block;
 
     /// Exchanges rows and columns of a square of blocks: interleaving each with the one half the square on, as often
     /// as it takes to move each number to its place.
     #[inline(always)]
-    fn exchange<S: Simd, C: Compute>(square: [Block<S, C>; SIDE]) -> [Block<S, C>; SIDE] {
+    fn exchange<S: Simd, C: Compute>(square: [Block128<S, C>; SIDE]) -> [Block128<S, C>; SIDE] {
         let [a, b, c, d] = square;
-        if Block::<S, C>::LEN == 2 {
+        if Block128::<S, C>::LEN == 2 {
             let (a, b) = a.interleave(b);
             return [a, b, c, d];
         }

@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use crate::error::Shape;
 use crate::float::Float;
+use crate::macros::bug;
 use crate::math::activation::Activation;
 use crate::view::Matrix;
 
@@ -33,7 +34,7 @@ pub(crate) enum Bias<'a, T: Float> {
     Computed(&'a [T::Acc]),
     /// The same for each column.
     #[cfg(feature = "std")]
-    One(T::Acc),
+    Uniform(T::Acc),
 }
 
 /// What is added before the activation, element by element.
@@ -51,7 +52,7 @@ pub enum Residual<'a, T> {
 
 /// What is done to sums before they are stored: `activation(sum + bias + residual)`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Finish<'a, T: Float> {
+pub(crate) struct FusedEpilogue<'a, T: Float> {
     pub(crate) bias: Bias<'a, T>,
     pub(crate) residual: Residual<'a, T>,
     pub(crate) activation: Activation,
@@ -65,7 +66,24 @@ pub(crate) struct Finish<'a, T: Float> {
 pub(crate) struct Product<'a, T: Float, W> {
     pub(crate) x: Matrix<'a, T>,
     pub(crate) weight: Weight<'a, W>,
-    pub(crate) finish: Finish<'a, T>,
+    pub(crate) epilogue: FusedEpilogue<'a, T>,
+}
+
+/// Packed panels of one block of k.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PackedPanels<'a, C> {
+    pub(crate) numbers: &'a [C],
+    /// From a panel to the next.
+    pub(crate) len: usize,
+}
+
+/// What the sums are multiplied by before a product is added, as in BLAS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beta {
+    /// They are overwritten: this is the first block of k.
+    Zero,
+    /// They are added to.
+    One,
 }
 
 /// The multiply-adds of `x` times a weight of `cols` columns.
@@ -84,7 +102,7 @@ pub(crate) fn reading(bytes: usize) -> f32 {
 }
 
 impl<'a, W: Float> Weight<'a, W> {
-    /// The columns `cols` of a weight of `k` rows; the first of them begins a panel.
+    /// The columns `cols` of a weight of `k` rows; the first of them begins a panel. Of no numbers it has the shape.
     pub(super) fn part(self, k: usize, cols: Range<usize>) -> Self {
         match self {
             Self::Matrix(matrix) => Self::Matrix(matrix.block(0..k, cols)),
@@ -95,15 +113,15 @@ impl<'a, W: Float> Weight<'a, W> {
     }
 }
 
-impl<T: Float> Finish<'_, T> {
+impl<T: Float> FusedEpilogue<'_, T> {
     /// What is done to these rows and columns.
     pub(super) fn part(self, rows: Range<usize>, cols: Range<usize>) -> Self {
         let bias = match self.bias {
-            Bias::Stored(values) => Bias::Stored(values.get(cols.clone()).unwrap_or(&[])),
-            Bias::Computed(values) => Bias::Computed(values.get(cols.clone()).unwrap_or(&[])),
+            Bias::Stored(values) => Bias::Stored(values.get(cols.clone()).unwrap_or_else(|| bug!(&[]))),
+            Bias::Computed(values) => Bias::Computed(values.get(cols.clone()).unwrap_or_else(|| bug!(&[]))),
             Bias::None => Bias::None,
             #[cfg(feature = "std")]
-            Bias::One(value) => Bias::One(value),
+            Bias::Uniform(value) => Bias::Uniform(value),
         };
         let residual = match self.residual {
             Residual::Matrix(matrix) => Residual::Matrix(matrix.block(rows, cols)),
@@ -113,10 +131,19 @@ impl<T: Float> Finish<'_, T> {
     }
 }
 
-/// How many rows each tile of a band has: as even as can be. Two runs of (tiles, rows of each).
+/// How many parts of at most `most` rows are cut, as even as can be: twice (parts, rows of each), the longer ones
+/// first.
 #[inline(always)]
-pub(crate) fn runs(rows: usize, most: usize) -> [(usize, usize); 2] {
+pub(crate) fn even_parts(rows: usize, most: usize) -> [(usize, usize); 2] {
     let count = rows.div_ceil(most).max(1);
     let (len, longer) = (rows / count, rows % count);
     [(longer, len + 1), (count - longer, len)]
+}
+
+/// The rows of each of these parts.
+#[inline(always)]
+pub(crate) fn even_split(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let [(longer, _), (shorter, len)] = even_parts(rows, most);
+    let start = move |part: usize| part * len + part.min(longer);
+    (0..longer + shorter).map(move |part| start(part)..start(part + 1))
 }

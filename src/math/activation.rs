@@ -3,8 +3,9 @@
 
 use fearless_simd::{ExtractToken, Select, Simd, SimdBase};
 
-use super::{Several, wide};
+use super::{Unrolled, wide};
 use crate::float::Compute;
+use crate::macros::lane_fn;
 
 /// A function that is applied to each element.
 ///
@@ -63,18 +64,18 @@ impl Activation {
     /// Applies the function to one vector.
     #[inline(always)]
     pub(crate) fn apply<S: Simd, C: Compute>(self, simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
-        let [result] = self.apply_several::<S, C, 1>(simd, [x]);
+        let [result] = self.apply_unrolled::<S, C, 1>(simd, [x]);
         result
     }
 
-    /// Applies the function to several vectors in step.
+    /// Applies the function to several vectors together.
     #[inline(always)]
-    pub(crate) fn apply_several<S: Simd, C: Compute, const N: usize>(
+    pub(crate) fn apply_unrolled<S: Simd, C: Compute, const N: usize>(
         self,
         simd: S,
         x: [C::Lanes<S>; N],
     ) -> [C::Lanes<S>; N] {
-        let x = Several::<S, C, N>::new(simd, x);
+        let x = Unrolled::<S, C, N>::new(simd, x);
         let result = match self {
             Self::None => x,
             Self::Relu => rectified(x),
@@ -100,14 +101,11 @@ impl Activation {
 
 /// Zero where x <= 0, else x: this, and no maximum, gives +0.0 for -0.0 and keeps NaN at every CPU level.
 #[inline(always)]
-fn rectified<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
-    x.each(
-        #[inline(always)]
-        |x| {
-            let zero = C::Lanes::<S>::splat(x.token(), C::ZERO);
-            x.simd_le(C::ZERO).select(zero, x)
-        },
-    )
+fn rectified<S: Simd, C: Compute, const N: usize>(x: Unrolled<S, C, N>) -> Unrolled<S, C, N> {
+    x.each(lane_fn!(|x| {
+        let zero = C::Lanes::<S>::splat(x.token(), C::ZERO);
+        x.simd_le(C::ZERO).select(zero, x)
+    }))
 }
 
 /// What applies an activation to the sums of a product in a build without std, found where the activation is named: so
@@ -143,16 +141,16 @@ pub(crate) mod code {
     }
     codes!(Sigmoid SigmoidEach sigmoid Tanh TanhEach tanh Silu SiluEach silu Gelu GeluEach gelu GeluTanh GeluTanhEach gelu_tanh);
 
-    /// Applies `activation`, [`simd::IN_STEP`] vectors at a time.
+    /// Applies `activation`, [`simd::UNROLL`] vectors at a time.
     #[inline(always)]
     fn each<S: Simd, C: Compute>(simd: S, activation: Activation, values: &mut [C]) {
         let lanes = C::Lanes::<S>::LEN;
-        for part in values.chunks_mut(simd::IN_STEP * lanes) {
-            let mut vectors = [C::Lanes::<S>::splat(simd, C::ZERO); simd::IN_STEP];
+        for part in values.chunks_mut(simd::UNROLL * lanes) {
+            let mut vectors = [C::Lanes::<S>::splat(simd, C::ZERO); simd::UNROLL];
             for (vector, part) in vectors.iter_mut().zip(part.chunks_exact(lanes)) {
                 *vector = C::load(simd, part);
             }
-            let vectors = activation.apply_several::<S, C, { simd::IN_STEP }>(simd, vectors);
+            let vectors = activation.apply_unrolled::<S, C, { simd::UNROLL }>(simd, vectors);
             for (vector, part) in vectors.into_iter().zip(part.chunks_exact_mut(lanes)) {
                 C::store::<S>(vector, part);
             }

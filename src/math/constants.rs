@@ -1,4 +1,4 @@
-//! The numbers that the functions of this room are made of, for f32 and for f64. No function here.
+//! The numbers that the functions of this module are made of, for f32 and for f64. No function here.
 //!
 //! The polynomials are minimax approximations found by `tools/coefficients.py` (Remez exchange, in 160 bits) and then
 //! rounded; what each approximates and on which interval stands at its declaration, the error it makes, relative to the

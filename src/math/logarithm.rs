@@ -2,7 +2,7 @@
 
 use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat};
 
-use super::Several;
+use super::Unrolled;
 use crate::float::Compute;
 
 /// ln x: NaN below zero, minus infinity at zero. The method is that of FreeBSD's msun.
@@ -26,7 +26,7 @@ pub fn ln<S: Simd, C: Compute>(simd: S, x: C::Lanes<S>) -> C::Lanes<S> {
     let f = m - C::ONE;
     let s = f / (f + C::TWO);
     let z = s * s;
-    let [tail] = Several::<S, C, 1>::new(simd, [z]).polynomial(C::LN).lanes();
+    let [tail] = Unrolled::<S, C, 1>::new(simd, [z]).polynomial(C::LN).lanes();
     let tail = tail * z;
     let half_square = f * f * C::HALF;
     let small = s.mul_add(half_square + tail, n * C::LN_2_LOW);

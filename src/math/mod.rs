@@ -29,13 +29,13 @@ pub(crate) mod constants;
 mod exponential;
 mod logarithm;
 mod normal;
-mod several;
 mod sigmoid;
 mod tanh;
+mod unrolled;
 
 pub use constants::Constants;
 pub use logarithm::ln;
-pub(crate) use several::Several;
+pub(crate) use unrolled::Unrolled;
 
 use fearless_simd::Simd;
 
@@ -45,7 +45,7 @@ use crate::float::Compute;
 /// a shim, which is compiled for the oldest CPU and keeps its body from being inlined.
 macro_rules! of_one {
     ($simd:expr, $x:expr, $function:path) => {{
-        let [result] = $function(Several::<S, C, 1>::new($simd, [$x])).lanes();
+        let [result] = $function(Unrolled::<S, C, 1>::new($simd, [$x])).lanes();
         result
     }};
 }

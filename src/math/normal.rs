@@ -2,16 +2,16 @@
 
 use fearless_simd::Simd;
 
-use super::Several;
+use super::Unrolled;
 use super::exponential::Parts;
 use crate::float::Compute;
 
 /// x Phi(x) = x (1 + erf(x / sqrt 2)) / 2
 #[inline(always)]
-pub(crate) fn gelu<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
+pub(crate) fn gelu<S: Simd, C: Compute, const N: usize>(x: Unrolled<S, C, N>) -> Unrolled<S, C, N> {
     // x Phi(x) is -|x| Phi(-|x|) below zero and x - |x| Phi(-|x|) above: no sum cancels.
     let size = x.abs().at_most(C::GELU_MAX);
-    let e = if x.fuses() {
+    let e = if x.has_fma() {
         Parts::of_small_multiple(size * size, -C::HALF, C::TINY_EXPONENT)
     } else {
         // Where each product is rounded there are more errors already, so the square's is one too many: the upper half of
@@ -26,7 +26,7 @@ pub(crate) fn gelu<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> 
 
 /// erf x
 #[inline(always)]
-pub(crate) fn erf<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
+pub(crate) fn erf<S: Simd, C: Compute, const N: usize>(x: Unrolled<S, C, N>) -> Unrolled<S, C, N> {
     let size = x.abs().at_most(C::ERF_MAX);
     let square = size * size;
 
@@ -48,9 +48,9 @@ pub(crate) fn erf<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> S
 #[inline(always)]
 fn times_mills_ratio<S: Simd, C: Compute, const N: usize>(
     e: Parts<S, C, N>,
-    factor: Several<S, C, N>,
-    x: Several<S, C, N>,
-) -> Several<S, C, N> {
+    factor: Unrolled<S, C, N>,
+    x: Unrolled<S, C, N>,
+) -> Unrolled<S, C, N> {
     let near = e.power * factor / x.mul_add(x.splat(C::MILLS_SLOPE), x.splat(C::TWO));
     let above = x * x * x.horner(C::MILLS) / x.monic(C::MILLS_DIVISOR);
     near.mul_add(e.rest.mul_add(above, e.rest) + above, near)

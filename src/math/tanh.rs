@@ -2,18 +2,18 @@
 
 use fearless_simd::Simd;
 
-use super::Several;
+use super::Unrolled;
 use super::exponential::Parts;
 use crate::float::Compute;
 
 /// tanh x
 #[inline(always)]
-pub(crate) fn tanh<S: Simd, C: Compute, const N: usize>(x: Several<S, C, N>) -> Several<S, C, N> {
+pub(crate) fn tanh<S: Simd, C: Compute, const N: usize>(x: Unrolled<S, C, N>) -> Unrolled<S, C, N> {
     // (1 - e) / (1 + e), e = e^-2|x| being s (1 + w): near zero s is 1, so that 1 - s and nothing cancels; elsewhere
     // 1 - s is exact, or no less than a half. Each of the sums rounds once.
     let size = x.abs().at_most(C::TANH_MAX);
     let one = x.splat(C::ONE);
-    if C::TANH_NEEDS_NO_CORRECTION && x.fuses() {
+    if C::TANH_NEEDS_NO_CORRECTION && x.has_fma() {
         let e = Parts::of_multiple(size, -C::TWO, C::ZERO);
         let above = e.power.mul_add(-e.rest, one - e.power);
         let below = e.power.mul_add(e.rest, one + e.power);

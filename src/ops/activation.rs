@@ -6,6 +6,7 @@ use fearless_simd::Simd;
 use crate::error::ShapeError;
 use crate::float::Float;
 use crate::kernel::kernel;
+use crate::macros::lane_fn;
 use crate::math::activation::Activation;
 use crate::parallel;
 use crate::simd::{self, dispatch};
@@ -180,12 +181,10 @@ fn activate_elements<T: Float>(activation: Activation, io: InOutMatrix<'_, T>) {
                         let level = simd::level();
                         parallel::for_each_elements(io, Activation::$variant.cost(), |_, _, mut block| {
                             dispatch!(level, simd => block.for_each_row(
-                                #[inline(always)]
-                                |_, mut row| row.map_in_step(
+                                lane_fn!(|_, mut row| row.map_unrolled(
                                     simd,
-                                    #[inline(always)]
-                                    |x| Activation::$variant.apply_several::<_, T::Acc, _>(simd, x),
-                                ),
+                                    lane_fn!(|x| Activation::$variant.apply_unrolled::<_, T::Acc, _>(simd, x)),
+                                )),
                             ));
                         });
                     }
@@ -204,8 +203,7 @@ fn simple_elements<T: Float>(activation: Activation, io: InOutMatrix<'_, T>) {
     let level = simd::level();
     parallel::for_each_elements(io, activation.cost(), |_, _, mut block| {
         dispatch!(level, simd => block.for_each_row(
-            #[inline(always)]
-            |_, row| simple_row(simd, row, activation),
+            lane_fn!(|_, row| simple_row(simd, row, activation)),
         ));
     });
 }
@@ -215,7 +213,6 @@ fn simple_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, activation: Act
     row.map::<S, T, 0>(
         simd,
         [],
-        #[inline(always)]
-        |x, []| if activation == Activation::Relu { Activation::Relu.apply::<S, T::Acc>(simd, x) } else { x },
+        lane_fn!(|x, []| if activation == Activation::Relu { Activation::Relu.apply::<S, T::Acc>(simd, x) } else { x }),
     );
 }

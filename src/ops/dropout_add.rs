@@ -5,6 +5,7 @@ use fearless_simd::{Select, Simd, SimdBase, SimdFloat};
 use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes};
 use crate::kernel::kernel;
+use crate::macros::lane_fn;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut};
@@ -169,15 +170,12 @@ fn block_elements<S: Simd, T: Float, M: Float<Acc = T::Acc>, const SELECT: bool>
     let contiguous = residual.has_contiguous_rows() && mask.has_contiguous_rows();
     let width = if contiguous { cols.max(1) } else { WIDTH };
     for start in (0..cols).step_by(width) {
-        block.columns(start..start + width).for_each_row(
-            #[inline(always)]
-            |row, io| {
-                let place = (first.0 + row, first.1 + start);
-                let residual = residual.gather(place.0, place.1, &mut residuals);
-                let mask = mask.gather(place.0, place.1, &mut masks);
-                dropout_row::<S, T, M, SELECT>(simd, io, residual, mask, scale);
-            },
-        );
+        block.columns(start..start + width).for_each_row(lane_fn!(|row, io| {
+            let place = (first.0 + row, first.1 + start);
+            let residual = residual.load_strided(place.0, place.1, &mut residuals);
+            let mask = mask.load_strided(place.0, place.1, &mut masks);
+            dropout_row::<S, T, M, SELECT>(simd, io, residual, mask, scale);
+        }));
     }
 }
 
@@ -191,16 +189,15 @@ fn dropout_row<S: Simd, T: Float, M: Float<Acc = T::Acc>, const SELECT: bool>(
 ) {
     let scales = Lanes::<S, T>::splat(simd, scale);
     let zeros = Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0));
-    row.map_beside(
+    row.zip_map(
         simd,
         (residual, mask),
-        #[inline(always)]
-        |x, (residual, mask)| {
+        lane_fn!(|x, (residual, mask)| {
             if SELECT {
                 mask.simd_ne(zeros).select(x.mul_add(scales, residual), residual)
             } else {
                 (x * mask).mul_add(scales, residual)
             }
-        },
+        }),
     );
 }

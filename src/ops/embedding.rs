@@ -5,6 +5,7 @@ use fearless_simd::{Simd, SimdBase};
 use crate::error::ShapeError;
 use crate::float::{Float, Lanes};
 use crate::kernel::kernel;
+use crate::macros::bug;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{Matrix, MatrixMut};
@@ -40,7 +41,7 @@ pub fn embedding<'b, T: Float>(
 ) -> Result<(), ShapeError> {
     let out = out.into();
     check(tables, out.shape())?;
-    LookUp::run(tables, out);
+    Gather::run(tables, out);
     Ok(())
 }
 
@@ -70,7 +71,7 @@ pub fn embedding_wide<'b, T: Float>(
 ) -> Result<(), ShapeError> {
     let out = out.into();
     check(tables, out.shape())?;
-    LookUpWide::run(tables, out);
+    GatherWide::run(tables, out);
     Ok(())
 }
 
@@ -86,21 +87,21 @@ fn check<T: Float>(tables: &[(Matrix<'_, T>, &[usize])], (rows, cols): (usize, u
     Ok(())
 }
 
-kernel!(LookUp<T>(tables: &'a [(Matrix<'a, T>, &'a [usize])], out: MatrixMut<'a, T>) = look_up);
-kernel!(LookUpWide<T>(tables: &'a [(Matrix<'a, T>, &'a [usize])], out: MatrixMut<'a, T::Acc>) = look_up);
+kernel!(Gather<T>(tables: &'a [(Matrix<'a, T>, &'a [usize])], out: MatrixMut<'a, T>) = gather);
+kernel!(GatherWide<T>(tables: &'a [(Matrix<'a, T>, &'a [usize])], out: MatrixMut<'a, T::Acc>) = gather);
 
-fn look_up<T: Float, U: Float<Acc = T::Acc>>(tables: &[(Matrix<'_, T>, &[usize])], out: MatrixMut<'_, U>) {
+fn gather<T: Float, U: Float<Acc = T::Acc>>(tables: &[(Matrix<'_, T>, &[usize])], out: MatrixMut<'_, U>) {
     let cols = out.cols();
     let level = simd::level();
     let cost = COST * tables.len() as f32 * cols as f32;
     parallel::for_each_tile(out, (1, cols), cost, |rows, _, mut out| {
-        let Some(target) = out.row_mut(0) else { return };
-        dispatch!(level, simd => look_up_row::<_, T, U>(simd, tables, rows.start, target));
+        let Some(target) = out.row_mut(0) else { return bug!() };
+        dispatch!(level, simd => gather_row::<_, T, U>(simd, tables, rows.start, target));
     });
 }
 
 #[inline(always)]
-fn look_up_row<S: Simd, T: Float, U: Float<Acc = T::Acc>>(
+fn gather_row<S: Simd, T: Float, U: Float<Acc = T::Acc>>(
     simd: S,
     tables: &[(Matrix<'_, T>, &[usize])],
     row: usize,
@@ -114,7 +115,7 @@ fn look_up_row<S: Simd, T: Float, U: Float<Acc = T::Acc>>(
             let mut sum = Lanes::<S, T>::splat(simd, T::Acc::ZERO);
             for (index, (table, ids)) in tables.iter().enumerate() {
                 let source = ids.get(row).and_then(|&id| table.row(id)).and_then(|row| row.get(done..done + lanes));
-                let Some(source) = source else { return };
+                let Some(source) = source else { return bug!() };
                 let part = T::load(simd, source);
                 sum = if index == 0 { part } else { sum + part };
             }
@@ -123,9 +124,10 @@ fn look_up_row<S: Simd, T: Float, U: Float<Acc = T::Acc>>(
         }
     }
     for (col, target) in target.iter_mut().enumerate().skip(done) {
-        let mut terms = tables
-            .iter()
-            .map(|(table, ids)| ids.get(row).and_then(|&id| table.get(id, col)).unwrap_or(T::ZERO).to_acc());
+        let mut terms = tables.iter().map(|(table, ids)| {
+            ids.get(row).and_then(|&id| table.get(id, col)).unwrap_or_else(|| bug!(T::ZERO)).to_acc()
+        });
+        // Of no tables the sum is zero.
         let first = terms.next().unwrap_or(T::Acc::ZERO);
         *target = U::from_acc(terms.fold(first, |sum, term| sum + term));
     }

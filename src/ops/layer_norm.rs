@@ -7,9 +7,10 @@ use num_traits::Float as _;
 use crate::error::{Error, ShapeError};
 use crate::float::{Compute, Float, Lanes};
 use crate::kernel::kernel;
+use crate::macros::lane_fn;
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, Scratch};
+use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, RowBuffer, SplitRow};
 use crate::workspace::Workspace;
 
 /// What one element costs on one core, in nanoseconds.
@@ -77,9 +78,9 @@ pub fn layer_norm_in_place<'a, T: Float>(
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] where the shapes of `x`, `residual` and `out` differ, or `weight` or `bias` have another length than
-/// a row; [`Error::OutOfMemory`] where rows that are narrower than their compute type, and more than 8 KiB in it, find no room.
-/// `out` is then as it was.
+/// [`Error::Shape`] where the shapes of `x`, `residual` and `out` differ, or `weight` or `bias` have another length
+/// than a row; [`Error::OutOfMemory`] where rows that are narrower than their compute type, and more than 8 KiB in it,
+/// find no room. `out` is then as it was.
 ///
 /// # Examples
 ///
@@ -240,30 +241,12 @@ impl<T: Float> Affine<'_, T> {
         normalise: impl Fn(Lanes<S, T>) -> Lanes<S, T>,
     ) {
         match (self.weight, self.bias) {
-            (None, None) => row.map::<S, T, 0>(
-                simd,
-                [],
-                #[inline(always)]
-                |x, []| normalise(x),
-            ),
-            (Some(weight), None) => row.map(
-                simd,
-                [weight],
-                #[inline(always)]
-                |x, [weight]| normalise(x) * weight,
-            ),
-            (None, Some(bias)) => row.map(
-                simd,
-                [bias],
-                #[inline(always)]
-                |x, [bias]| normalise(x) + bias,
-            ),
-            (Some(weight), Some(bias)) => row.map(
-                simd,
-                [weight, bias],
-                #[inline(always)]
-                |x, [weight, bias]| normalise(x).mul_add(weight, bias),
-            ),
+            (None, None) => row.map::<S, T, 0>(simd, [], lane_fn!(|x, []| normalise(x))),
+            (Some(weight), None) => row.map(simd, [weight], lane_fn!(|x, [weight]| normalise(x) * weight)),
+            (None, Some(bias)) => row.map(simd, [bias], lane_fn!(|x, [bias]| normalise(x) + bias)),
+            (Some(weight), Some(bias)) => {
+                row.map(simd, [weight, bias], lane_fn!(|x, [weight, bias]| normalise(x).mul_add(weight, bias)));
+            }
         }
     }
 }
@@ -278,7 +261,7 @@ fn layer_norm_rows<T: Float>(io: InOutMatrix<'_, T>, affine: Affine<'_, T>, eps:
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
         dispatch!(level, simd => {
-            block.for_each_row(#[inline(always)] |_, row| layer_norm_row(simd, row, affine, eps));
+            block.for_each_row(lane_fn!(|_, row| layer_norm_row(simd, row, affine, eps)));
         });
     });
     Ok(())
@@ -294,7 +277,7 @@ fn add_layer_norm_rows<T: Float>(
     ShapeError::check(OP, "residual", residual.shape(), io.shape())?;
     affine.check(OP, io.shape().1)?;
     let level = simd::level();
-    let (bytes, is_needed) = io.scratch();
+    let (bytes, is_needed) = io.buffer_bytes();
     let workspace = || match (bytes > 0).then(|| Workspace::hold(bytes)).transpose() {
         Err(_) if !is_needed => Ok(None),
         result => result,
@@ -305,20 +288,19 @@ fn add_layer_norm_rows<T: Float>(
         &mut workspace()?,
         || workspace().ok(),
         |workspace, rows, mut block| {
-            let mut scratch = Scratch::new(workspace.as_mut().map_or(&mut [], Workspace::lines));
+            let mut buffer = RowBuffer::new(workspace.as_mut().map_or(&mut [], Workspace::lines));
             dispatch!(level, simd => {
                 block.for_each_row(
-                    #[inline(always)]
-                    |row, io| match scratch.between(io) {
-                        Ok((sum, rest)) => {
-                            add::<_, T, T::Acc>(simd, sum, residual, rows.start + row);
-                            layer_norm_row(simd, rest, affine, eps);
+                    lane_fn!(|row, io| match buffer.split(io) {
+                        SplitRow::Buffered { widened, narrowing } => {
+                            add::<_, T, T::Acc>(simd, widened, residual, rows.start + row);
+                            layer_norm_row(simd, narrowing, affine, eps);
                         }
-                        Err(mut io) => {
+                        SplitRow::TooLong(mut io) => {
                             add::<_, T, T>(simd, io.part(0..usize::MAX), residual, rows.start + row);
                             layer_norm_row(simd, io.in_place(), affine, eps);
                         }
-                    },
+                    }),
                 );
             });
         },
@@ -334,17 +316,12 @@ fn add<S: Simd, T: Float, U: Float<Acc = T::Acc>>(
     residual: Matrix<'_, T>,
     index: usize,
 ) {
-    let mut room = [T::ZERO; 64];
+    let mut copy = [T::ZERO; 64];
     let mut start = 0;
     while start < residual.cols() {
-        let part = residual.gather(index, start, &mut room);
+        let part = residual.load_strided(index, start, &mut copy);
         let end = start + part.len().max(1);
-        row.part(start..end).map(
-            simd,
-            [part],
-            #[inline(always)]
-            |x, [residual]| x + residual,
-        );
+        row.part(start..end).map(simd, [part], lane_fn!(|x, [residual]| x + residual));
         start = end;
     }
 }
@@ -356,8 +333,7 @@ fn l2_normalize_rows<T: Float>(io: InOutMatrix<'_, T>) {
         let affine = Affine { weight: None, bias: None };
         dispatch!(level, simd => {
             block.for_each_row(
-                #[inline(always)]
-                |_, row| rms_norm_row(simd, row, affine, T::Acc::from_f64(0.0), count),
+                lane_fn!(|_, row| rms_norm_row(simd, row, affine, T::Acc::from_f64(0.0), count)),
             );
         });
     });
@@ -368,7 +344,7 @@ fn rms_norm_rows<T: Float>(io: InOutMatrix<'_, T>, affine: Affine<'_, T>, eps: T
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
         dispatch!(level, simd => {
-            block.for_each_row(#[inline(always)] |_, row| rms_norm_row(simd, row, affine, eps, T::Acc::from_f64(1.0)));
+            block.for_each_row(lane_fn!(|_, row| rms_norm_row(simd, row, affine, eps, T::Acc::from_f64(1.0))));
         });
     });
     Ok(())
@@ -406,12 +382,7 @@ fn layer_norm_row_in_few_passes<S: Simd, X: Float<Acc = T::Acc>, T: Float>(
     let centers = Lanes::<S, T>::splat(simd, center);
     let factors = Lanes::<S, T>::splat(simd, factor);
     let offsets = Lanes::<S, T>::splat(simd, -shift * factor);
-    affine.write(
-        simd,
-        row,
-        #[inline(always)]
-        |x| (x - centers).mul_add(factors, offsets),
-    );
+    affine.write(simd, row, lane_fn!(|x| (x - centers).mul_add(factors, offsets)));
     true
 }
 
@@ -431,14 +402,11 @@ fn layer_norm_row_apart<S: Simd, X: Float<Acc = T::Acc>, T: Float>(
     let offset = -shift * factor;
     // Times one and plus -0 every number stays as it is.
     let (one, nothing) = (T::Acc::from_f64(1.0), T::Acc::from_f64(-0.0));
-    row.map_one_by_one(
-        #[inline(always)]
-        |x, col| {
-            let value = |values: Option<&[T]>, other| values.and_then(|v| v.get(col)).map_or(other, |v| v.to_acc());
-            let normal = (x * scale - center) * factor + offset;
-            normal * value(affine.weight, one) + value(affine.bias, nothing)
-        },
-    );
+    row.map_one_by_one(lane_fn!(|x, col| {
+        let value = |values: Option<&[T]>, other| values.and_then(|v| v.get(col)).map_or(other, |v| v.to_acc());
+        let normal = (x * scale - center) * factor + offset;
+        normal * value(affine.weight, one) + value(affine.bias, nothing)
+    }));
 }
 
 #[inline(always)]
@@ -454,12 +422,7 @@ fn layer_norm_row_of_any_size<S: Simd, X: Float<Acc = T::Acc>, T: Float>(
     let centers = Lanes::<S, T>::splat(simd, center);
     let factors = Lanes::<S, T>::splat(simd, factor);
     let offsets = Lanes::<S, T>::splat(simd, -shift * factor);
-    affine.write(
-        simd,
-        row,
-        #[inline(always)]
-        |x| x.mul_sub(scales, centers).mul_add(factors, offsets),
-    );
+    affine.write(simd, row, lane_fn!(|x| x.mul_sub(scales, centers).mul_add(factors, offsets)));
 }
 
 /// The row divided by the root of `times` its mean square.
@@ -478,12 +441,7 @@ fn rms_norm_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, affine: Affin
         }
     };
     let factor = reciprocal_root(square, eps * scale * scale);
-    affine.write(
-        simd,
-        &mut row,
-        #[inline(always)]
-        |x| x * scale * factor,
-    );
+    affine.write(simd, &mut row, lane_fn!(|x| x * scale * factor));
 }
 
 /// Mean and variance of a row times a power of two, `scale`; the mean in two parts: `center`, which is near it, and
@@ -504,15 +462,7 @@ impl<C: Compute> Moments<C> {
         let count = C::from_count(row.len());
         let mut scale = one;
         loop {
-            let sum = row.fold(
-                simd,
-                zero,
-                zeros,
-                #[inline(always)]
-                |x| x * scale,
-                #[inline(always)]
-                |a, b| a + b,
-            );
+            let sum = row.fold(simd, zero, zeros, lane_fn!(|x| x * scale), lane_fn!(|a, b| a + b));
             let mut center = sum.reduce_sum() / count;
             let mut is_second = false;
             let moments = loop {
@@ -539,7 +489,7 @@ impl<C: Compute> Moments<C> {
     /// With a guess for the first center, where each pass over a row shows. `SCALED` as in [`around`](Moments::around).
     #[inline(always)]
     fn in_few_passes<S: Simd, T: Float<Acc = C>, const SCALED: bool>(simd: S, row: Row<'_, T>, scale: C) -> Self {
-        let mut center = row.mean_of_some(scale);
+        let mut center = row.sampled_mean(scale);
         let mut passes = 0;
         loop {
             let moments = Self::around::<S, T, SCALED>(simd, row, scale, center);
@@ -575,13 +525,11 @@ impl<C: Compute> Moments<C> {
             simd,
             fill,
             (zeros, zeros),
-            #[inline(always)]
-            |x| {
+            lane_fn!(|x| {
                 let rest = if SCALED { x.mul_sub(scales, centers) } else { x - centers };
                 (rest, rest * rest)
-            },
-            #[inline(always)]
-            |a, b| (a.0 + b.0, a.1 + b.1),
+            }),
+            lane_fn!(|a, b| (a.0 + b.0, a.1 + b.1)),
         );
         let shift = sum.reduce_sum() / count;
         let variance = squares.reduce_sum() / count - shift * shift;
@@ -598,13 +546,11 @@ fn mean_square<S: Simd, T: Float>(simd: S, row: Row<'_, T>, scale: T::Acc) -> T:
         simd,
         zero,
         Lanes::<S, T>::splat(simd, zero),
-        #[inline(always)]
-        |x| {
+        lane_fn!(|x| {
             let x = x * scale;
             x * x
-        },
-        #[inline(always)]
-        |a, b| a + b,
+        }),
+        lane_fn!(|a, b| a + b),
     )
     .reduce_sum()
         / T::Acc::from_count(row.len())
@@ -625,14 +571,11 @@ fn rescale<S: Simd, T: Float>(simd: S, row: Row<'_, T>, eps: T::Acc) -> T::Acc {
     let zero = T::Acc::from_f64(0.0);
     if !simd::HAS_VECTORS {
         let (mut max, mut poison) = (zero, zero);
-        row.for_each(
-            #[inline(always)]
-            |x| {
-                let magnitude = num_traits::Float::abs(x);
-                max = if magnitude > max { magnitude } else { max };
-                poison += x * zero;
-            },
-        );
+        row.for_each(lane_fn!(|x| {
+            let magnitude = num_traits::Float::abs(x);
+            max = if magnitude > max { magnitude } else { max };
+            poison += x * zero;
+        }));
         return if poison.is_nan() { poison } else { inverse_power(max, eps) };
     }
     let zeros = Lanes::<S, T>::splat(simd, zero);
@@ -640,10 +583,8 @@ fn rescale<S: Simd, T: Float>(simd: S, row: Row<'_, T>, eps: T::Acc) -> T::Acc {
         simd,
         zero,
         (zeros, zeros),
-        #[inline(always)]
-        |x| (x.abs(), x * zero),
-        #[inline(always)]
-        |a, b| (a.0.max(b.0), a.1 + b.1),
+        lane_fn!(|x| (x.abs(), x * zero)),
+        lane_fn!(|a, b| (a.0.max(b.0), a.1 + b.1)),
     );
     // Zero times infinity, or times a NaN, is NaN, and so is what it is added to.
     let poison = poison.reduce_sum();

@@ -2,8 +2,8 @@
 
 use crate::error::{Error, ShapeError};
 use crate::float::Float;
-use crate::gemm::driver::Multiply;
-use crate::gemm::problem::{Bias, Finish, Product, Residual, Weight};
+use crate::gemm::partition::Multiply;
+use crate::gemm::problem::{Bias, FusedEpilogue, Product, Residual, Weight};
 use crate::math::activation::Activation;
 use crate::view::{Matrix, MatrixMut};
 
@@ -77,15 +77,15 @@ impl<'a, T> From<Matrix<'a, T>> for Residual<'a, T> {
 /// Operands may have any strides; a PyTorch weight of shape (n, k) is passed as its [`transpose`](Matrix::transpose).
 /// A weight that is used again and again is better packed: [`PackedLinear`](crate::PackedLinear).
 ///
-/// k is cut into equal blocks of at most 256 steps. Each output is the sum of one chain of fused multiply-adds a block
-/// (multiply, then add, at CPU levels without them), so its bits depend only on its row, its column, k and the CPU level, and its error is at most
-/// k u sum(|x| |w|), u the compute type's unit roundoff (N. J. Higham, Accuracy and Stability of Numerical Algorithms,
-/// section 3.1).
+/// k is cut into equal blocks of at most 512 steps. Each output is the sum of one chain of fused multiply-adds a block
+/// (multiply, then add, at CPU levels without them), so its bits depend only on its row, its column, k and the CPU
+/// level, and its error is at most k u sum(|x| |w|), u the compute type's unit roundoff (N. J. Higham, Accuracy and
+/// Stability of Numerical Algorithms, section 3.1).
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and sums out;
-/// `out` is then as it was.
+/// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and sums
+/// out; `out` is then as it was.
 ///
 /// # Examples
 ///
@@ -112,14 +112,14 @@ pub fn linear<'a, T: Float>(
     let Epilogue { residual, activation, .. } = epilogue;
     #[cfg(not(feature = "std"))]
     let code = crate::math::activation::code::of::<T::Acc>(activation);
-    let finish = Finish {
+    let epilogue = FusedEpilogue {
         bias,
         residual,
         activation,
         #[cfg(not(feature = "std"))]
         code,
     };
-    let product = Product { x, weight: Weight::Matrix(weight), finish };
+    let product = Product { x, weight: Weight::Matrix(weight), epilogue };
     check("linear", &product, &out)?;
     Ok(Multiply::run(product, out)?)
 }
@@ -133,14 +133,14 @@ pub(crate) fn check<T: Float, W: Float>(
     let (rows, k) = product.x.shape();
     let (weight_rows, cols) = product.weight.shape();
     ShapeError::check(op, "weight", (weight_rows, cols), (k, cols))?;
-    match product.finish.bias {
+    match product.epilogue.bias {
         Bias::None => {}
         #[cfg(feature = "std")]
-        Bias::One(_) => {}
+        Bias::Uniform(_) => {}
         Bias::Stored(bias) => ShapeError::check(op, "bias", (1, bias.len()), (1, cols))?,
         Bias::Computed(bias) => ShapeError::check(op, "bias", (1, bias.len()), (1, cols))?,
     }
-    if let Residual::Matrix(residual) = product.finish.residual {
+    if let Residual::Matrix(residual) = product.epilogue.residual {
         ShapeError::check(op, "residual", residual.shape(), (rows, cols))?;
     }
     ShapeError::check(op, "out", out.shape(), (rows, cols))

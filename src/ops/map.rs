@@ -5,6 +5,7 @@ use fearless_simd::{Simd, SimdBase};
 use crate::error::ShapeError;
 use crate::float::{Float, Lanes};
 use crate::kernel::kernel;
+use crate::macros::lane_fn;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut};
@@ -107,19 +108,14 @@ kernel!(ScaleElements<T>(io: InOutMatrix<'a, T>, factor: T::Acc) = scale_element
 fn scale_elements<T: Float>(io: InOutMatrix<'_, T>, factor: T::Acc) {
     let level = simd::level();
     parallel::for_each_elements(io, COST, |_, _, mut block| {
-        dispatch!(level, simd => block.for_each_row(#[inline(always)] |_, row| scale_row(simd, row, factor)));
+        dispatch!(level, simd => block.for_each_row(lane_fn!(|_, row| scale_row(simd, row, factor))));
     });
 }
 
 #[inline(always)]
 fn scale_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, factor: T::Acc) {
     let factors = Lanes::<S, T>::splat(simd, factor);
-    row.map::<S, T, 0>(
-        simd,
-        [],
-        #[inline(always)]
-        |x, []| x * factors,
-    );
+    row.map::<S, T, 0>(simd, [], lane_fn!(|x, []| x * factors));
 }
 
 fn map_elements<T: Float>(io: InOutMatrix<'_, T>, f: impl Fn(T) -> T + Sync) {
@@ -127,6 +123,6 @@ fn map_elements<T: Float>(io: InOutMatrix<'_, T>, f: impl Fn(T) -> T + Sync) {
     const COST: f32 = 1.0;
     let level = simd::level();
     parallel::for_each_elements(io, COST, |_, _, mut block| {
-        dispatch!(level, _ => block.for_each_row(#[inline(always)] |_, mut row: InOut<'_, T>| row.map_each(&f)));
+        dispatch!(level, _ => block.for_each_row(lane_fn!(|_, mut row: InOut<'_, T>| row.map_each(&f))));
     });
 }

@@ -2,8 +2,8 @@
 
 use crate::error::{Error, ShapeError};
 use crate::float::Float;
-use crate::gemm::driver::{Multiply, MultiplyIn, most_room};
-use crate::gemm::problem::{self, Bias, Finish, Product, Residual, Weight};
+use crate::gemm::partition::{Multiply, MultiplyIn, max_workspace};
+use crate::gemm::problem::{self, Bias, FusedEpilogue, Product, Residual, Weight};
 use crate::math::activation::Activation;
 use crate::parallel;
 use crate::view::{Matrix, MatrixMut};
@@ -45,8 +45,8 @@ pub fn matmul<'a, T: Float>(
 ///
 /// # Errors
 ///
-/// [`Error::Shape`] where the shapes of a product do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and
-/// sums out; no `out` is then written.
+/// [`Error::Shape`] where the shapes of a product do not fit, [`Error::OutOfMemory`] where there is no room to lay
+/// operands and sums out; no `out` is then written.
 pub fn matmul_batch<'a, T: Float>(
     count: usize,
     item: impl Fn(usize) -> (Matrix<'a, T>, Matrix<'a, T>, MatrixMut<'a, T>) + Sync,
@@ -64,7 +64,7 @@ pub fn matmul_batch<'a, T: Float>(
         if former != Some(sizes) {
             former = Some(sizes);
             work = work.max(problem::work(&a, out.cols()));
-            bytes = bytes.max(most_room::<T::Acc>(sizes));
+            bytes = bytes.max(max_workspace::<T::Acc>(sizes));
         }
     }
     // For all products, before the first is written.
@@ -106,7 +106,7 @@ fn product<'a, T: Float>(
     Ok(Product {
         x: a,
         weight: Weight::Matrix(b),
-        finish: Finish {
+        epilogue: FusedEpilogue {
             bias: Bias::None,
             residual: Residual::None,
             activation: Activation::None,

@@ -7,9 +7,10 @@ use core::fmt;
 use crate::error::NoMemory;
 use crate::error::{Error, ShapeError};
 use crate::float::Float;
-use crate::gemm::driver::{Multiply, MultiplyWide};
-use crate::gemm::problem::{Bias, Finish, Product, Residual, Weight};
+use crate::gemm::partition::{Multiply, MultiplyWide};
+use crate::gemm::problem::{Bias, FusedEpilogue, Product, Residual, Weight};
 use crate::gemm::{pack, panel_width};
+use crate::macros::bug;
 use crate::math::activation::Activation;
 use crate::ops::linear::check;
 use crate::view::{Matrix, MatrixMut};
@@ -96,6 +97,7 @@ mod aligned {
     use std::vec::Vec;
 
     use crate::error::NoMemory;
+    use crate::macros::bug;
 
     /// Numbers that begin on a cache line, so that no vector of a panel straddles two.
     pub(super) struct Aligned<T> {
@@ -106,11 +108,11 @@ mod aligned {
 
     impl<T: Copy> Aligned<T> {
         pub(super) fn new(len: usize, zero: T) -> Result<Self, NoMemory> {
-            let room = len.saturating_add(Self::SPARE);
+            let capacity = len.saturating_add(Self::SPARE);
             let mut numbers = Vec::new();
-            let bytes = room.saturating_mul(size_of::<T>());
-            numbers.try_reserve_exact(room).map_err(|_| NoMemory { bytes })?;
-            numbers.resize(room, zero);
+            let bytes = capacity.saturating_mul(size_of::<T>());
+            numbers.try_reserve_exact(capacity).map_err(|_| NoMemory { bytes })?;
+            numbers.resize(capacity, zero);
             Ok(Self::start(numbers, len))
         }
 
@@ -137,11 +139,11 @@ mod aligned {
         }
 
         pub(super) fn as_slice(&self) -> &[T] {
-            self.numbers.get(self.start..self.start + self.len).unwrap_or(&[])
+            self.numbers.get(self.start..self.start + self.len).unwrap_or_else(|| bug!(&[]))
         }
 
         pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
-            self.numbers.get_mut(self.start..self.start + self.len).unwrap_or(&mut [])
+            self.numbers.get_mut(self.start..self.start + self.len).unwrap_or_else(|| bug!(&mut []))
         }
     }
 }
@@ -164,8 +166,8 @@ impl<W: Float> PackedLinear<'static, W> {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] where the bias has another length than the weight has columns, or a packed weight of that shape cannot
-    /// be; [`Error::OutOfMemory`] where there is no memory for it.
+    /// [`Error::Shape`] where the bias has another length than the weight has columns, or a packed weight of that shape
+    /// cannot be; [`Error::OutOfMemory`] where there is no memory for it.
     pub fn new<'v, V: Float<Acc = W::Acc>>(
         weight: impl Into<Matrix<'v, V>>,
         bias: Option<&[V]>,
@@ -213,7 +215,7 @@ impl<'a, W: Float> PackedLinear<'a, W> {
         let weight = weight.into();
         let len = panels.len();
         let needed = Self::check_len(len, weight.shape())?;
-        pack::pack(weight, panels.get_mut(..needed).unwrap_or(&mut []));
+        pack::pack(weight, panels.get_mut(..needed).unwrap_or_else(|| bug!(&mut [])));
         Ok(())
     }
 
@@ -221,8 +223,8 @@ impl<'a, W: Float> PackedLinear<'a, W> {
     ///
     /// # Errors
     ///
-    /// [`ShapeError`] where `panels` is too short, the bias has another length than the weight has columns, or there is no
-    /// row of so many numbers: of more than [`isize::MAX`] bytes.
+    /// [`ShapeError`] where `panels` is too short, the bias has another length than the weight has columns, or there is
+    /// no row of so many numbers: of more than [`isize::MAX`] bytes.
     #[inline]
     pub fn from_packed(
         panels: &'a [W],
@@ -235,7 +237,7 @@ impl<'a, W: Float> PackedLinear<'a, W> {
             ShapeError::check("PackedLinear", "bias", (1, bias.len()), (1, out_features))?;
         }
         Ok(Self {
-            panels: Storage::Borrowed(panels.get(..needed).unwrap_or(&[])),
+            panels: Storage::Borrowed(panels.get(..needed).unwrap_or_else(|| bug!(&[]))),
             bias: bias.map(Storage::Borrowed),
             in_features,
             out_features,
@@ -245,7 +247,8 @@ impl<'a, W: Float> PackedLinear<'a, W> {
         })
     }
 
-    /// The numbers of a packed weight, where one of this shape can be used: rows of x and out are no larger than any object.
+    /// The numbers of a packed weight, where one of this shape can be used: rows of x and out are no larger than any
+    /// object.
     fn len_of(shape: (usize, usize)) -> Result<usize, ShapeError> {
         let is_row = |len: usize| len <= isize::MAX as usize / size_of::<W::Acc>();
         let len = Self::required_len(shape.0, shape.1).filter(|_| is_row(shape.0) && is_row(shape.1));
@@ -262,8 +265,8 @@ impl<'a, W: Float> PackedLinear<'a, W> {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and sums
-    /// out; `out` is then as it was.
+    /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and
+    /// sums out; `out` is then as it was.
     pub fn forward<'x>(
         &self,
         x: impl Into<Matrix<'x, W>>,
@@ -280,8 +283,8 @@ impl<'a, W: Float> PackedLinear<'a, W> {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and sums
-    /// out; `out` is then as it was.
+    /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no room to lay operands and
+    /// sums out; `out` is then as it was.
     pub fn forward_wide<'x>(
         &self,
         x: impl Into<Matrix<'x, W::Acc>>,
@@ -296,21 +299,22 @@ impl<'a, W: Float> PackedLinear<'a, W> {
 
     fn product<'s, T: Float<Acc = W::Acc>>(&'s self, x: Matrix<'s, T>, residual: Residual<'s, T>) -> Product<'s, T, W> {
         let bias = self.bias().map_or(Bias::None, Bias::Computed);
-        let finish = Finish {
+        let epilogue = FusedEpilogue {
             bias,
             residual,
             activation: self.activation,
             #[cfg(not(feature = "std"))]
             code: self.code,
         };
-        Product { x, weight: self.weight(), finish }
+        Product { x, weight: self.weight(), epilogue }
     }
 
     fn weight(&self) -> Weight<'_, W> {
         Weight::Packed { panels: self.panels.as_slice(), shape: (self.in_features, self.out_features) }
     }
 
-    /// A copy with memory of its own where this layer has. ([`Clone`], as that of a `Vec`, ends the process where there is none.)
+    /// A copy with memory of its own where this layer has. ([`Clone`], as that of a `Vec`, ends the process where there
+    /// is none.)
     ///
     /// # Errors
     ///
@@ -376,9 +380,9 @@ impl<'a, W: Float> PackedLinear<'a, W> {
         let width = panel_width::<W::Acc>();
         let panel_len = self.in_features * width;
         for row in 0..self.in_features {
-            let Some(target) = out.row_mut(row) else { break };
+            let Some(target) = out.row_mut(row) else { return bug!(Ok(())) };
             for (panel, target) in self.panels().chunks(panel_len.max(1)).zip(target.chunks_mut(width)) {
-                for (target, &value) in target.iter_mut().zip(panel.get(row * width..).unwrap_or(&[])) {
+                for (target, &value) in target.iter_mut().zip(panel.get(row * width..).unwrap_or_else(|| bug!(&[]))) {
                     *target = value;
                 }
             }

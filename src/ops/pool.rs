@@ -5,9 +5,10 @@ use fearless_simd::{Simd, SimdBase};
 use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::kernel::kernel;
+use crate::macros::bug;
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{Matrix, MatrixMut, Tree, inlined};
+use crate::view::{Matrix, MatrixMut, PairwiseFold, inlined};
 
 /// What one element costs on one core, in nanoseconds.
 const COST: f32 = 0.15;
@@ -71,7 +72,7 @@ fn mean_pool_rows<T: Float>(x: Matrix<'_, T>, mask: Option<Matrix<'_, u8>>, out:
         let sequence = rows.start;
         let x = x.block(sequence * tokens..(sequence + 1) * tokens, 0..cols);
         let mask = mask.map(|mask| mask.block(sequence..sequence + 1, 0..tokens));
-        let Some(target) = out.row_mut(0) else { return };
+        let Some(target) = out.row_mut(0) else { return bug!() };
         dispatch!(level, simd => mean_of::<_, T>(simd, x, mask, target));
     });
 }
@@ -87,17 +88,17 @@ fn mean_of<S: Simd, T: Float>(simd: S, x: Matrix<'_, T>, mask: Option<Matrix<'_,
     let is_kept = |row: usize| mask.is_none_or(|mask| mask.get(0, row).is_some_and(|byte| byte != 0));
     for (index, target) in target.chunks_mut(lanes).enumerate() {
         let first = index * lanes;
-        let (mut tree, mut chain, mut count) = (Tree::new(), zero, 0_usize);
+        let (mut tree, mut chain, mut count) = (PairwiseFold::new(), zero, 0_usize);
         for row in (0..x.rows()).filter(|&row| is_kept(row)) {
             let part = x.row(row).and_then(|row| row.get(first..first + lanes));
             let values = if let Some(part) = part {
                 T::load(simd, part)
             } else {
-                let mut room = [T::ZERO; MAX_LANES];
-                for (lane, value) in room.iter_mut().enumerate().take(target.len()) {
-                    *value = x.get(row, first + lane).unwrap_or(T::ZERO);
+                let mut part = [T::ZERO; MAX_LANES];
+                for (lane, value) in part.iter_mut().enumerate().take(target.len()) {
+                    *value = x.get(row, first + lane).unwrap_or_else(|| bug!(T::ZERO));
                 }
-                T::load(simd, &room[..lanes])
+                T::load(simd, &part[..lanes])
             };
             chain += values;
             count += 1;

@@ -4,9 +4,10 @@ use fearless_simd::{Simd, SimdBase, SimdFloat};
 
 use crate::float::{Compute, Float};
 use crate::kernel::kernel;
+use crate::macros::{bug, lane_fn};
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{InOutMatrix, Matrix, MatrixMut, Row, Tree};
+use crate::view::{InOutMatrix, Matrix, MatrixMut, PairwiseFold, Row};
 
 /// What one element costs on one core, in nanoseconds, where nothing but memory is waited for.
 const COST: f32 = 0.1;
@@ -44,13 +45,13 @@ fn square_sum<T: Float>(x: Matrix<'_, T>) -> f64 {
     let mut sums = [0.0; PARTS];
     let group = x.rows().div_ceil(PARTS).max(1);
     fill(&mut sums, group.saturating_mul(x.cols()), |part| {
-        let mut tree = Tree::new();
+        let mut tree = PairwiseFold::new();
         let start = part.saturating_mul(group);
         for row in start..start.saturating_add(group).min(x.rows()) {
             let mut buffer = [T::ZERO; 256];
             let mut start = 0;
             while start < x.cols() {
-                let values = x.gather(row, start, &mut buffer);
+                let values = x.load_strided(row, start, &mut buffer);
                 tree.push(sum_part(values), &|a, b| a + b);
                 start += values.len().max(1);
             }
@@ -77,7 +78,7 @@ fn sum_slice<T: Float>(values: &[T]) -> f64 {
 /// Writes sum(part) to each place of `sums`, on several threads; `length` is the number of elements of a part.
 fn fill(sums: &mut [f64; PARTS], length: usize, sum: impl Fn(usize) -> f64 + Sync) {
     let (rows, cols) = (sums.len(), 1);
-    let Ok(sums) = MatrixMut::new(sums, rows, cols) else { return };
+    let Ok(sums) = MatrixMut::new(sums, rows, cols) else { return bug!() };
     parallel::for_each_rows(InOutMatrix::in_place(sums), COST * length as f32, |parts, mut block| {
         block.for_each_row(|row, mut place| place.map_each(|_| sum(parts.start + row)));
     });
@@ -106,14 +107,12 @@ fn sum_row<S: Simd, T: Float>(simd: S, row: Row<'_, T>) -> f64 {
         simd,
         T::Acc::from_f64(0.0),
         zeros,
-        #[inline(always)]
-        |x| {
+        lane_fn!(|x| {
             let (low, high) = T::Acc::widen_f64(simd, x);
             // For f64 there is no upper half.
             if size_of::<T::Acc>() == size_of::<f64>() { low * low } else { low.mul_add(low, high * high) }
-        },
-        #[inline(always)]
-        |a, b| a + b,
+        }),
+        lane_fn!(|a, b| a + b),
     )
     .reduce_sum()
 }

@@ -8,7 +8,7 @@ use std::vec::Vec;
 
 use crate::error::{Error, NoMemory, ShapeError};
 use crate::float::Float;
-use crate::gemm::driver::most_room;
+use crate::gemm::partition::max_workspace;
 use crate::gemm::problem::{Residual, nanoseconds};
 use crate::math::activation::Activation;
 use crate::ops::activation::activate;
@@ -34,9 +34,10 @@ pub trait Layer<T: Float>: Send + Sync {
     /// [`Error::Shape`] where the shapes do not fit, [`Error::OutOfMemory`] where there is no memory for it.
     fn run(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), Error>;
 
-    /// How many bytes of memory [`run`](Layer::run) takes at most, beside x and out, on the thread that calls it, for so many
-    /// rows: what the functions of this crate that it calls lay out there. A [`Sequential`] sees to them before it writes the
-    /// first row; a layer that takes more may leave some rows written where it fails. 0 unless a layer says otherwise.
+    /// How many bytes of memory [`run`](Layer::run) takes at most, beside x and out, on the thread that calls it, for
+    /// so many rows: what the functions of this crate that it calls lay out there. A [`Sequential`] sees to them before
+    /// it writes the first row; a layer that takes more may leave some rows written where it fails. 0 unless a layer
+    /// says otherwise.
     fn workspace(&self, rows: usize, in_features: usize) -> usize {
         let _ = (rows, in_features);
         0
@@ -57,7 +58,7 @@ impl<W: Float> Layer<W> for PackedLinear<'_, W> {
     }
 
     fn workspace(&self, rows: usize, _: usize) -> usize {
-        most_room::<W::Acc>((rows, PackedLinear::in_features(self), PackedLinear::out_features(self)))
+        max_workspace::<W::Acc>((rows, PackedLinear::in_features(self), PackedLinear::out_features(self)))
     }
 }
 
@@ -190,8 +191,8 @@ impl<'a, T: Float> Sequential<'a, T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Shape`] where a layer does not take what it gets, or `out` has another shape, and [`Error::OutOfMemory`] where
-    /// there is no room for what layers leave to each other; `out` is then as it was.
+    /// [`Error::Shape`] where a layer does not take what it gets, or `out` has another shape, and
+    /// [`Error::OutOfMemory`] where there is no room for what layers leave to each other; `out` is then as it was.
     pub fn forward<'x>(&self, x: impl Into<Matrix<'x, T>>, out: impl Into<MatrixMut<'x, T>>) -> Result<(), Error> {
         let (x, out) = (x.into(), out.into());
         let (rows, in_features) = x.shape();

@@ -6,10 +6,11 @@ use num_traits::Float as _;
 use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes};
 use crate::kernel::kernel;
-use crate::math::{self, Constants as _, Several};
+use crate::macros::lane_fn;
+use crate::math::{self, Constants as _, Unrolled};
 use crate::parallel;
 use crate::simd::{self, dispatch};
-use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, Scratch};
+use crate::view::{InOut, InOutMatrix, Matrix, MatrixMut, Row, RowBuffer, SplitRow};
 use crate::workspace::Workspace;
 
 /// What one element costs on one core, in nanoseconds.
@@ -119,7 +120,7 @@ kernel!(LogSoftmaxRows<T>(io: InOutMatrix<'a, T>) = log_softmax_rows);
 
 fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
     let level = simd::level();
-    let (bytes, _) = io.scratch();
+    let (bytes, _) = io.buffer_bytes();
     // Where it is missing the results are the same, and take longer.
     let workspace = || if bytes > 0 { Workspace::hold(bytes).ok() } else { None };
     parallel::for_each_rows_with(
@@ -128,9 +129,9 @@ fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
         &mut workspace(),
         || Some(workspace()),
         |workspace, _, mut block| {
-            let mut scratch = Scratch::new(workspace.as_mut().map_or(&mut [], Workspace::lines));
+            let mut buffer = RowBuffer::new(workspace.as_mut().map_or(&mut [], Workspace::lines));
             dispatch!(level, simd => {
-                block.for_each_row(#[inline(always)] |_, row| softmax_row(simd, row, &mut scratch));
+                block.for_each_row(lane_fn!(|_, row| softmax_row(simd, row, &mut buffer)));
             });
         },
     );
@@ -139,41 +140,31 @@ fn softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
 fn log_softmax_rows<T: Float>(io: InOutMatrix<'_, T>) {
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
-        dispatch!(level, simd => block.for_each_row(#[inline(always)] |_, row| log_softmax_row(simd, row)));
+        dispatch!(level, simd => block.for_each_row(lane_fn!(|_, row| log_softmax_row(simd, row))));
     });
 }
 
 #[inline(always)]
-fn softmax_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, scratch: &mut Scratch<'_, T::Acc>) {
+fn softmax_row<S: Simd, T: Float>(simd: S, row: InOut<'_, T>, buffer: &mut RowBuffer<'_, T::Acc>) {
     let one = T::Acc::from_f64(1.0);
     let max = max::<S, T>(simd, row.row());
-    match scratch.between(row) {
-        Ok((mut forth, mut back)) => {
-            let sum = forth.map_sum(
-                simd,
-                #[inline(always)]
-                |x| exp_below::<S, T, _>(simd, x, max),
-            );
+    match buffer.split(row) {
+        SplitRow::Buffered { mut widened, mut narrowing } => {
+            let sum = widened.map_sum(simd, lane_fn!(|x| exp_below::<S, T, _>(simd, x, max)));
             let scale = one / sum.reduce_sum();
-            back.map::<S, T, 0>(
-                simd,
-                [],
-                #[inline(always)]
-                |e, []| e * scale,
-            );
+            narrowing.map::<S, T, 0>(simd, [], lane_fn!(|e, []| e * scale));
         }
-        Err(mut row) => {
+        SplitRow::TooLong(mut row) => {
             let scale = one / sum_of_exp::<S, T>(simd, row.row(), max);
-            row.map_in_step(
+            row.map_unrolled(
                 simd,
-                #[inline(always)]
-                |x| {
+                lane_fn!(|x| {
                     let mut e = exp_below::<S, T, _>(simd, x, max);
                     for part in 0..e.len() {
                         e[part] *= scale;
                     }
                     e
-                },
+                }),
             );
         }
     }
@@ -184,12 +175,7 @@ fn log_softmax_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>) {
     let max = max::<S, T>(simd, row.row());
     let sum = sum_of_exp::<S, T>(simd, row.row(), max);
     let log = math::ln::<S, T::Acc>(simd, Lanes::<S, T>::splat(simd, sum * T::Acc::TINY));
-    row.map::<S, T, 0>(
-        simd,
-        [],
-        #[inline(always)]
-        |x, []| (x - max) - log,
-    );
+    row.map::<S, T, 0>(simd, [], lane_fn!(|x, []| (x - max) - log));
 }
 
 /// The largest element. Any value where one is NaN: the sum is NaN then, whatever is subtracted first.
@@ -200,10 +186,8 @@ fn max<S: Simd, T: Float>(simd: S, row: Row<'_, T>) -> T::Acc {
         simd,
         least,
         Lanes::<S, T>::splat(simd, least),
-        #[inline(always)]
-        |x| x,
-        #[inline(always)]
-        |a: Lanes<S, T>, b| simd::larger::<S, T::Acc>(simd, a, b),
+        lane_fn!(|x| x),
+        lane_fn!(|a: Lanes<S, T>, b| simd::larger::<S, T::Acc>(simd, a, b)),
     )
     .reduce_max()
 }
@@ -214,16 +198,10 @@ fn exp_below<S: Simd, T: Float, const N: usize>(simd: S, mut x: [Lanes<S, T>; N]
     for part in 0..N {
         x[part] -= max;
     }
-    math::wide::raised_exp(Several::<S, T::Acc, N>::new(simd, x)).lanes()
+    math::wide::raised_exp(Unrolled::<S, T::Acc, N>::new(simd, x)).lanes()
 }
 
 #[inline(always)]
 fn sum_of_exp<S: Simd, T: Float>(simd: S, row: Row<'_, T>, max: T::Acc) -> T::Acc {
-    row.sum_in_step(
-        simd,
-        T::Acc::neg_infinity(),
-        #[inline(always)]
-        |x| exp_below::<S, T, _>(simd, x, max),
-    )
-    .reduce_sum()
+    row.sum_unrolled(simd, T::Acc::neg_infinity(), lane_fn!(|x| exp_below::<S, T, _>(simd, x, max))).reduce_sum()
 }

@@ -94,6 +94,7 @@ pub(super) fn _record_stop(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     for event in trace::stop() {
         let row = match event {
             Event::Split { blocks, threads, nanoseconds } => ("split", format!("{nanoseconds}"), blocks, threads),
+            Event::Plan { name, tile: (rows, cols) } => ("plan", name.into(), rows, cols),
             Event::Copy { what, bytes } => ("copy", what, bytes, 0),
             Event::Result { place, bytes } => ("result", place.into(), bytes, 0),
             Event::Released => ("released", String::new(), 0, 0),

@@ -1,5 +1,5 @@
 //! 16-bit conversions: what the CPU has instructions for, and by bits where it has none.
-#![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
+#![allow(unsafe_code, reason = "one of the modules that may; each block says why it is sound")]
 
 /// What the FPU of a Cortex-M4F, and of its successors, has instructions for and core no functions. By way of integer
 /// registers, since the compiler lets no program name the registers of an FPU for single precision alone.
@@ -98,11 +98,7 @@ mod sixteen_bits {
             _ => {}
         }
         #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf", not(target_has_atomic = "64")))]
-        return S::f32s::from_fn(
-            simd,
-            #[inline(always)]
-            |lane| super::cortex_m::widen_f16(source[lane]),
-        );
+        return S::f32s::from_fn(simd, crate::macros::lane_fn!(|lane| super::cortex_m::widen_f16(source[lane])));
         #[allow(unreachable_code, reason = "reached on every other target")]
         widen_f16_by_bits(simd, source)
     }

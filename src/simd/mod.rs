@@ -1,6 +1,7 @@
-//! The only room that knows CPU levels: detects the best one once, lets a caller choose another, and holds the few
-//! operations whose best form differs from level to level (16-bit conversions, stores past the cache). Kernels are generic over [`Simd`].
-#![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
+//! The only module that knows CPU levels: detects the best one once, lets a caller choose another, and holds the few
+//! operations whose best form differs from level to level (16-bit conversions, non-temporal stores). Kernels are
+//! generic over [`Simd`].
+#![allow(unsafe_code, reason = "one of the modules that may; each block says why it is sound")]
 
 use core::mem::{size_of, transmute_copy};
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -31,8 +32,8 @@ const _: () = assert!(size_of::<Level>() <= 1, "a level is kept in one byte");
 
 /// The CPU level that kernels run at: the one last given to [`set_level`], else the best there is.
 ///
-/// On x86 the CPU is asked once; without the feature `std` on x86-64 alone, and only where the target has SSE2. Elsewhere
-/// the level is the one that the target was compiled for.
+/// On x86 the CPU is asked once; without the feature `std` on x86-64 alone, and only where the target has SSE2.
+/// Elsewhere the level is the one that the target was compiled for.
 ///
 /// # Examples
 ///
@@ -203,9 +204,10 @@ pub(crate) fn is_x86<S: Simd>(simd: S) -> bool {
     }
 }
 
-/// Whether this level multiplies and adds in one rounding; false where that is not known. Known when a kernel is compiled.
+/// Whether this level multiplies and adds in one rounding; false where that is not known. Known when a kernel is
+/// compiled.
 #[inline(always)]
-pub(crate) fn fuses<S: Simd>(simd: S) -> bool {
+pub(crate) fn has_fma<S: Simd>(simd: S) -> bool {
     match simd.level() {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         Level::Avx2(_) | Level::Avx512(_) => true,
@@ -225,10 +227,11 @@ pub(crate) const HAS_VECTORS: bool = cfg!(any(
 
 /// Vectors that functions of many steps work on together where their results are summed as well: two keep a CPU busy
 /// that starts several instructions at once. Others have no registers to spare.
-pub(crate) const IN_STEP: usize = if HAS_VECTORS { 2 } else { 1 };
+pub(crate) const UNROLL: usize = if HAS_VECTORS { 2 } else { 1 };
 
-/// The same where results are only stored: a CPU's window is full of two, so that fewer constants fetched for each help.
-pub(crate) const MAPPED_IN_STEP: usize = if HAS_VECTORS { 4 } else { 1 };
+/// The same where results are only stored: a CPU's window is full of two, so that fewer constants fetched for each
+/// help.
+pub(crate) const MAP_UNROLL: usize = if HAS_VECTORS { 4 } else { 1 };
 
 /// Independent accumulators of a sum, a power of two: enough to hide the latency of an addition. Where there are no
 /// vectors, the lanes of the fallback's are as many already, and more are for shorter loops.

@@ -1,5 +1,5 @@
-//! Stores that pass the cache by, for results too large for it.
-#![allow(unsafe_code, reason = "one of the rooms that may; each block says why it is sound")]
+//! Non-temporal stores, which pass the cache by, for results too large for it.
+#![allow(unsafe_code, reason = "one of the modules that may; each block says why it is sound")]
 
 use core::any::TypeId;
 use core::mem::size_of;
@@ -9,10 +9,10 @@ use fearless_simd::{Simd, SimdBase};
 
 use crate::float::{Float, Lanes, MAX_LANES};
 
-/// Whether vectors of `T` can be written past the cache at level `S`: a whole 16, 32 or 64 bytes that the CPU has an
+/// Whether vectors of `T` can be stored non-temporally at level `S`: a whole 16, 32 or 64 bytes that the CPU has an
 /// instruction for.
 #[inline(always)]
-pub(crate) fn can_stream<S: Simd, T: Float>() -> bool {
+pub(crate) fn can_store_nt<S: Simd, T: Float>() -> bool {
     let bytes = Lanes::<S, T>::LEN * size_of::<T>();
     cfg!(all(any(target_arch = "x86", target_arch = "x86_64"), target_feature = "sse2"))
         && is_plain::<T>()
@@ -39,13 +39,14 @@ pub(crate) fn until_aligned<S: Simd, T: Float>(target: *const T) -> usize {
     (bytes - target as usize % bytes) % bytes / size_of::<T>().max(1)
 }
 
-/// Writes one vector past the cache; into it where `T` need not be aligned to its size, and `target` is not.
+/// A non-temporal store of one vector; one into the cache where `T` need not be aligned to its size, and `target` is
+/// not.
 ///
 /// # Safety
 ///
-/// [`can_stream`], and `target` is valid for writes of a vector, to whose size it is aligned where `T` is to its own.
+/// [`can_store_nt`], and `target` is valid for writes of a vector, to whose size it is aligned where `T` is to its own.
 #[inline(always)]
-pub(crate) unsafe fn stream<S: Simd, T: Float>(lanes: Lanes<S, T>, target: *mut T) {
+pub(crate) unsafe fn store_nt<S: Simd, T: Float>(lanes: Lanes<S, T>, target: *mut T) {
     let mut values = [T::ZERO; MAX_LANES];
     T::store::<S>(lanes, &mut values[..Lanes::<S, T>::LEN]);
     let bytes = Lanes::<S, T>::LEN * size_of::<T>();
@@ -78,13 +79,14 @@ pub(crate) unsafe fn stream<S: Simd, T: Float>(lanes: Lanes<S, T>, target: *mut 
     }
 }
 
-/// Writes these lanes, which are not a whole vector, past the cache, one by one; into it where the CPU cannot do that.
+/// Non-temporal stores of these lanes, which are not a whole vector, one by one; into the cache where the CPU cannot do
+/// that.
 ///
 /// # Safety
 ///
 /// `part` is within the vector, and `target` is valid for writes of as many elements.
 #[inline(always)]
-pub(crate) unsafe fn stream_part<S: Simd, T: Float>(lanes: Lanes<S, T>, part: Range<usize>, target: *mut T) {
+pub(crate) unsafe fn store_nt_part<S: Simd, T: Float>(lanes: Lanes<S, T>, part: Range<usize>, target: *mut T) {
     if part.is_empty() {
         return;
     }
@@ -111,9 +113,9 @@ pub(crate) unsafe fn stream_part<S: Simd, T: Float>(lanes: Lanes<S, T>, part: Ra
     }
 }
 
-/// Makes what [`stream`] wrote visible to other threads before anything that this thread writes later.
+/// Makes what [`store_nt`] wrote visible to other threads before anything that this thread writes later.
 #[inline(always)]
-pub(crate) fn finish_stores() {
+pub(crate) fn fence() {
     #[cfg(all(target_arch = "x86", target_feature = "sse2"))]
     use core::arch::x86::_mm_sfence;
     #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]

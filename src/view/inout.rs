@@ -1,5 +1,6 @@
 //! Rows that become rows, in place or from another: what element-wise and row kernels are written over.
 
+use crate::macros::lane_fn;
 use core::any::TypeId;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -9,8 +10,8 @@ use core::slice;
 use fearless_simd::{Select, Simd, SimdBase};
 
 use super::matrix::{Matrix, MatrixMut, SharedMut};
+use super::pairwise::PairwiseFold;
 use super::row::{Row, ask_ahead, pad};
-use super::tree::Tree;
 use super::{Line, inlined};
 use crate::error::{Shape, ShapeError};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
@@ -24,27 +25,27 @@ pub(crate) struct InOutMatrix<'a, T> {
     pub(super) source: Option<Matrix<'a, T>>,
     pub(super) target: MatrixMut<'a, T>,
     /// Whether what is written is too large for the cache, so that it had better pass it by.
-    pub(super) stream: bool,
+    pub(super) non_temporal: bool,
 }
 
 impl<'a, T: Float> InOutMatrix<'a, T> {
     /// Reads `source`, writes `target`.
     pub(crate) fn new(op: &'static str, source: Matrix<'a, T>, target: MatrixMut<'a, T>) -> Result<Self, ShapeError> {
         ShapeError::check(op, "out", target.shape(), source.shape())?;
-        let stream = target.rows * target.cols >= STREAM_BYTES / size_of::<T>().max(1);
-        Ok(Self { source: Some(source), target, stream })
+        let non_temporal = target.rows * target.cols >= NON_TEMPORAL_BYTES / size_of::<T>().max(1);
+        Ok(Self { source: Some(source), target, non_temporal })
     }
 
     /// Reads and writes `target`.
     pub(crate) fn in_place(target: MatrixMut<'a, T>) -> Self {
-        Self { source: None, target, stream: false }
+        Self { source: None, target, non_temporal: false }
     }
 
     pub(crate) fn shape(&self) -> Shape {
         self.target.shape()
     }
 
-    /// Whether all elements lie side by side, row after row, on both sides.
+    /// Whether all elements are contiguous, row after row, on both sides.
     pub(crate) fn is_dense(&self) -> bool {
         let (rows, cols) = self.shape();
         (rows <= 1 || self.target.row_stride == cols) && self.source.is_none_or(|source| source.as_slice().is_some())
@@ -64,12 +65,12 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
         }
     }
 
-    /// The bytes that a [`Scratch`] must be lent for these rows: 0 where none is needed, or where they are too long for one.
-    /// (Whether the rows are rounded without it; else it only saves time.)
-    pub(crate) fn scratch(&self) -> (usize, bool) {
+    /// The bytes that a [`RowBuffer`] must be lent for these rows: 0 where none is needed, or where they are too long
+    /// for one. (Whether the rows are rounded without it; else it only saves time.)
+    pub(crate) fn buffer_bytes(&self) -> (usize, bool) {
         let (cols, is_native) = (self.target.cols, TypeId::of::<T>() == TypeId::of::<T::Acc>());
-        let is_long = cols > size_of::<Here<T::Acc>>() / size_of::<T::Acc>();
-        if is_long && cols <= SCRATCH && (self.stream || !is_native) {
+        let is_long = cols > size_of::<OnStack<T::Acc>>() / size_of::<T::Acc>();
+        if is_long && cols <= MAX_BUFFERED && (self.non_temporal || !is_native) {
             (cols * size_of::<T::Acc>(), !is_native)
         } else {
             (0, false)
@@ -78,7 +79,7 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
 
     /// Lends disjoint blocks to several threads.
     pub(crate) fn share(&mut self) -> SharedInOut<'_, T> {
-        SharedInOut { source: self.source, target: self.target.share(), stream: self.stream }
+        SharedInOut { source: self.source, target: self.target.share(), non_temporal: self.non_temporal }
     }
 
     /// The part with these columns.
@@ -94,7 +95,7 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
                 lifetime: PhantomData,
                 ..self.target
             },
-            stream: self.stream,
+            non_temporal: self.non_temporal,
         }
     }
 
@@ -115,25 +116,25 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
                     target.cast_const()
                 }
             };
-            let stream = self.stream && !core::ptr::eq(source, target);
-            kernel(row, InOut { source, target, len: cols, stream, lifetime: PhantomData });
+            let non_temporal = self.non_temporal && !core::ptr::eq(source, target);
+            kernel(row, InOut { source, target, len: cols, non_temporal, lifetime: PhantomData });
         }
-        if self.stream {
-            stores::finish_stores();
+        if self.non_temporal {
+            stores::fence();
         }
     }
 }
 
-/// Results of this size and more are written past the cache: they would push out what is still needed, and each of
-/// their lines would be read before it is overwritten.
-const STREAM_BYTES: usize = 16 << 20;
+/// Results of this size and more are stored non-temporally, past the cache: they would push out what is still needed,
+/// and each of their lines would be read before it is overwritten.
+const NON_TEMPORAL_BYTES: usize = 16 << 20;
 
 /// An [`InOutMatrix`] whose disjoint blocks are handed to threads.
 #[derive(Debug)]
 pub(crate) struct SharedInOut<'a, T> {
     source: Option<Matrix<'a, T>>,
     target: SharedMut<'a, T>,
-    stream: bool,
+    non_temporal: bool,
 }
 
 impl<T: Float> SharedInOut<'_, T> {
@@ -148,7 +149,7 @@ impl<T: Float> SharedInOut<'_, T> {
             source: self.source.map(|source| source.block(rows.clone(), cols.clone())),
             // SAFETY: the caller's promise.
             target: unsafe { self.target.block(rows, cols) },
-            stream: self.stream,
+            non_temporal: self.non_temporal,
         }
     }
 }
@@ -162,13 +163,13 @@ pub(crate) struct InOut<'a, T, U = T> {
     pub(super) source: *const T,
     pub(super) target: *mut U,
     pub(super) len: usize,
-    /// Whether `map` writes past the cache. Never where source and target are the same.
-    pub(super) stream: bool,
+    /// Whether `map` stores non-temporally. Never where source and target are the same.
+    pub(super) non_temporal: bool,
     pub(super) lifetime: PhantomData<&'a mut [U]>,
 }
 
 /// Rows read beside the one that is mapped, each at least as long.
-pub(crate) trait Beside<S: Simd, C: Compute>: Copy {
+pub(crate) trait ZipRows<S: Simd, C: Compute>: Copy {
     /// A vector of each row.
     type Vectors;
 
@@ -190,7 +191,7 @@ pub(crate) trait Beside<S: Simd, C: Compute>: Copy {
     unsafe fn pad(self, simd: S, count: usize) -> Self::Vectors;
 }
 
-impl<S: Simd, T: Float, const K: usize> Beside<S, T::Acc> for [&[T]; K] {
+impl<S: Simd, T: Float, const K: usize> ZipRows<S, T::Acc> for [&[T]; K] {
     type Vectors = [Lanes<S, T>; K];
 
     #[inline(always)]
@@ -222,7 +223,7 @@ impl<S: Simd, T: Float, const K: usize> Beside<S, T::Acc> for [&[T]; K] {
     }
 }
 
-impl<S: Simd, T: Float, M: Float<Acc = T::Acc>> Beside<S, T::Acc> for (&[T], &[M]) {
+impl<S: Simd, T: Float, M: Float<Acc = T::Acc>> ZipRows<S, T::Acc> for (&[T], &[M]) {
     type Vectors = (Lanes<S, T>, Lanes<S, T>);
 
     #[inline(always)]
@@ -293,31 +294,31 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
         others: [&[V]; K],
         f: impl Fn(Lanes<S, T>, [Lanes<S, T>; K]) -> Lanes<S, T>,
     ) {
-        self.map_beside(simd, others, f);
+        self.zip_map(simd, others, f);
     }
 
-    /// Replaces each element x by f(x), [`MAPPED_IN_STEP`](simd::MAPPED_IN_STEP) vectors at a time: for functions of many steps.
-    /// There is one copy of `f`, which the ends of the row share with the rest.
+    /// Replaces each element x by f(x), [`MAP_UNROLL`](simd::MAP_UNROLL) vectors at a time: for functions of many
+    /// steps. There is one copy of `f`, which the ends of the row share with the rest.
     #[inline(always)]
-    pub(crate) fn map_in_step<S: Simd>(
+    pub(crate) fn map_unrolled<S: Simd>(
         &mut self,
         simd: S,
-        f: impl Fn([Lanes<S, T>; simd::MAPPED_IN_STEP]) -> [Lanes<S, T>; simd::MAPPED_IN_STEP],
+        f: impl Fn([Lanes<S, T>; simd::MAP_UNROLL]) -> [Lanes<S, T>; simd::MAP_UNROLL],
     ) {
         let lanes = Lanes::<S, T>::LEN;
-        let stream = self.stream && stores::can_stream::<S, U>();
-        let mut input = [T::ZERO; simd::MAPPED_IN_STEP * MAX_LANES];
-        let mut output = [U::ZERO; simd::MAPPED_IN_STEP * MAX_LANES];
+        let non_temporal = self.non_temporal && stores::can_store_nt::<S, U>();
+        let mut input = [T::ZERO; simd::MAP_UNROLL * MAX_LANES];
+        let mut output = [U::ZERO; simd::MAP_UNROLL * MAX_LANES];
         let mut index = 0;
-        let mut count = if stream { stores::until_aligned::<S, U>(self.target) } else { 0 };
+        let mut count = if non_temporal { stores::until_aligned::<S, U>(self.target) } else { 0 };
         while index < self.len {
             if count == 0 {
-                count = simd::MAPPED_IN_STEP * lanes;
+                count = simd::MAP_UNROLL * lanes;
             }
             count = count.min(self.len - index);
-            let whole = count == simd::MAPPED_IN_STEP * lanes;
+            let whole = count == simd::MAP_UNROLL * lanes;
             // SAFETY: index + count <= self.len; less than a block goes by way of `input` and `output`, which hold one;
-            // what is streamed is aligned, since the first block ends where the target is.
+            // what is stored non-temporally is aligned, since the first block ends where the target is.
             unsafe {
                 let source = if whole {
                     self.source.add(index)
@@ -327,18 +328,18 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
                     }
                     input.as_ptr()
                 };
-                let mut vectors = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); simd::MAPPED_IN_STEP];
+                let mut vectors = [Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)); simd::MAP_UNROLL];
                 for (part, vector) in vectors.iter_mut().enumerate() {
                     *vector = T::load(simd, slice::from_raw_parts(source.add(part * lanes), lanes));
                 }
                 let results = f(vectors);
-                if whole && stream {
-                    for part in 0..simd::MAPPED_IN_STEP {
-                        stores::stream::<S, U>(results[part], self.target.add(index + part * lanes));
+                if whole && non_temporal {
+                    for part in 0..simd::MAP_UNROLL {
+                        stores::store_nt::<S, U>(results[part], self.target.add(index + part * lanes));
                     }
                 } else {
                     let target = if whole { self.target.add(index) } else { output.as_mut_ptr() };
-                    for part in 0..simd::MAPPED_IN_STEP {
+                    for part in 0..simd::MAP_UNROLL {
                         U::store::<S>(results[part], slice::from_raw_parts_mut(target.add(part * lanes), lanes));
                     }
                     if !whole {
@@ -355,7 +356,7 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
 
     /// [`map`](InOut::map) with other rows of other types.
     #[inline(always)]
-    pub(crate) fn map_beside<S: Simd, B: Beside<S, T::Acc>>(
+    pub(crate) fn zip_map<S: Simd, B: ZipRows<S, T::Acc>>(
         &mut self,
         simd: S,
         beside: B,
@@ -364,6 +365,7 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
         let lanes = Lanes::<S, T>::LEN;
         // Shorter rows than asked for cannot happen: operations check shapes. Here they would cut the work short.
         let len = beside.len(self.len);
+        debug_assert_eq!(len, self.len, "a row beside is shorter");
         let at = inlined(
             #[inline(always)]
             |this: &Self, index: usize| {
@@ -371,7 +373,8 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
                 unsafe { f(this.load(simd, index), beside.load(simd, index)) }
             },
         );
-        // SAFETY: each index is at most len - lanes, each count at most len, and `stream` is only called where it may be.
+        // SAFETY: each index is at most len - lanes, each count at most len, and `non_temporal` is only called where it
+        // may be.
         unsafe {
             if len < lanes {
                 let result = f(pad::<S, T>(simd, self.source, len), beside.pad(simd, len));
@@ -380,19 +383,19 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
             // Before the loop, which in place overwrites what this reads.
             let last = if len.is_multiple_of(lanes) { None } else { Some(at(self, len - lanes)) };
             let mut index = 0;
-            if self.stream && stores::can_stream::<S, U>() {
+            if self.non_temporal && stores::can_store_nt::<S, U>() {
                 index = stores::until_aligned::<S, U>(self.target);
                 // A line that is written in the cache and past it is waited for, so the ends go past it as well.
                 let first = at(self, 0);
-                stores::stream_part::<S, U>(first, 0..index, self.target);
+                stores::store_nt_part::<S, U>(first, 0..index, self.target);
                 while index + lanes <= len {
                     // What is to come next has time to arrive while these stores wait for memory.
                     ask_ahead(self.source, len, index);
-                    stores::stream::<S, U>(at(self, index), self.target.add(index));
+                    stores::store_nt::<S, U>(at(self, index), self.target.add(index));
                     index += lanes;
                 }
                 let end = at(self, len - lanes);
-                stores::stream_part::<S, U>(end, lanes - (len - index)..lanes, self.target.add(index));
+                stores::store_nt_part::<S, U>(end, lanes - (len - index)..lanes, self.target.add(index));
                 return;
             }
             while index + lanes <= len {
@@ -407,12 +410,12 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
     }
 
     /// Replaces each element x by f(x) and sums what f gave, before it was rounded to be stored. The order of the sum
-    /// is fixed by the length: see [`Tree`]. `f` takes several vectors at a time, so that they go in step.
+    /// is fixed by the length: see [`PairwiseFold`]. `f` takes several vectors at a time, unrolled.
     #[inline(always)]
     pub(crate) fn map_sum<S: Simd>(
         &mut self,
         simd: S,
-        f: impl Fn([Lanes<S, T>; simd::IN_STEP]) -> [Lanes<S, T>; simd::IN_STEP],
+        f: impl Fn([Lanes<S, T>; simd::UNROLL]) -> [Lanes<S, T>; simd::UNROLL],
     ) -> Lanes<S, T> {
         let lanes = Lanes::<S, T>::LEN;
         let zero = Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0));
@@ -423,33 +426,32 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
         );
         // Before the loop, which in place overwrites what this reads.
         let last = if rest == 0 { zero } else { self.row().last(simd) };
-        let mut tree = Tree::new();
-        let mut sum = tree.in_step(
+        let mut tree = PairwiseFold::new();
+        let mut sum = tree.unrolled(
             vectors,
             zero,
-            #[inline(always)]
-            |vector| {
-                let mut values = [zero; simd::IN_STEP];
+            lane_fn!(|vector| {
+                let mut values = [zero; simd::UNROLL];
                 ask_ahead(self.source, self.len, vector * lanes);
                 ask_ahead(self.target.cast_const(), self.len, vector * lanes);
                 // SAFETY: the vectors are among the whole ones.
                 unsafe {
-                    for part in 0..simd::IN_STEP {
+                    for part in 0..simd::UNROLL {
                         values[part] = self.load(simd, (vector + part) * lanes);
                     }
                     values = f(values);
-                    for part in 0..simd::IN_STEP {
+                    for part in 0..simd::UNROLL {
                         self.store::<S>(values[part], (vector + part) * lanes);
                     }
                 }
                 values
-            },
+            }),
             &add,
         );
-        let left = vectors % simd::IN_STEP;
+        let left = vectors % simd::UNROLL;
         if left != 0 || rest != 0 {
             let first = vectors - left;
-            let mut values = [last; simd::IN_STEP];
+            let mut values = [last; simd::UNROLL];
             // SAFETY: whole vectors, and a vector to end with where there is one, else as many elements as there are.
             unsafe {
                 for part in 0..left {
@@ -461,7 +463,7 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
                     sum = add(sum, values[part]);
                 }
                 if rest != 0 {
-                    let last = values[simd::IN_STEP - 1];
+                    let last = values[simd::UNROLL - 1];
                     if self.len < lanes {
                         self.store_first::<S>(last, rest);
                     } else {
@@ -492,7 +494,7 @@ impl<T: Float, U: Float<Acc = T::Acc>> InOut<'_, T, U> {
             source: self.source.wrapping_add(start),
             target: self.target.wrapping_add(start),
             len: end - start,
-            stream: false,
+            non_temporal: false,
             lifetime: PhantomData,
         }
     }
@@ -508,7 +510,7 @@ impl<T: Float> InOut<'_, T> {
     /// The row that is written, over itself.
     #[inline(always)]
     pub(crate) fn in_place(&mut self) -> InOut<'_, T> {
-        InOut { source: self.target, stream: false, lifetime: PhantomData, ..*self }
+        InOut { source: self.target, non_temporal: false, lifetime: PhantomData, ..*self }
     }
 
     /// Replaces each element x by f(x), one by one: for functions that know nothing of vectors.
@@ -530,62 +532,64 @@ impl<T: Float> InOut<'_, T> {
     }
 }
 
-/// Room for one row in the compute type, for kernels whose values between two passes must not be rounded: a few kilobytes
-/// of the stack, and for longer rows what is lent to it.
+/// A buffer for one row in the compute type, for kernels whose values between two passes must not be rounded: a few
+/// kilobytes of the stack, and for longer rows what is lent to it.
 #[derive(Debug)]
-pub(crate) struct Scratch<'a, C> {
-    here: Here<C>,
+pub(crate) struct RowBuffer<'a, C> {
+    on_stack: OnStack<C>,
     lent: &'a mut [Line],
 }
 
-/// The part of [`Scratch`] on the stack, of which callers' threads may have little.
+/// The part of [`RowBuffer`] on the stack, of which callers' threads may have little.
 #[cfg(feature = "std")]
-type Here<C> = (MaybeUninit<[Line; 8192 / size_of::<Line>()]>, PhantomData<C>);
+type OnStack<C> = (MaybeUninit<[Line; 8192 / size_of::<Line>()]>, PhantomData<C>);
 #[cfg(not(feature = "std"))]
-type Here<C> = (MaybeUninit<[C; SCRATCH]>, PhantomData<C>);
+type OnStack<C> = (MaybeUninit<[C; MAX_BUFFERED]>, PhantomData<C>);
 
-/// A row on its way into its compute type, and on its way back.
-type Between<'a, T> = (InOut<'a, T, <T as Float>::Acc>, InOut<'a, <T as Float>::Acc, T>);
+/// What [`RowBuffer::split`] makes of a row.
+#[derive(Debug)]
+pub(crate) enum SplitRow<'a, T: Float> {
+    /// The row on its way into its compute type, and on its way from there to where it goes.
+    Buffered { widened: InOut<'a, T, T::Acc>, narrowing: InOut<'a, T::Acc, T> },
+    /// The row itself, which is too long for a buffer.
+    TooLong(InOut<'a, T>),
+}
 
-/// The longest row that is kept in the compute type: 16 KiB in f32, little on a microcontroller. Part of what a result's bits
-/// depend on.
-const SCRATCH: usize = if cfg!(feature = "std") { 4096 } else { 64 };
+/// The longest row that is kept in the compute type: 16 KiB in f32, little on a microcontroller. Part of what a
+/// result's bits depend on.
+const MAX_BUFFERED: usize = if cfg!(feature = "std") { 4096 } else { 64 };
 
-impl<'a, C: Compute> Scratch<'a, C> {
+impl<'a, C: Compute> RowBuffer<'a, C> {
     /// With so much memory as [`InOutMatrix::scratch`] asks for, or less.
     #[inline(always)]
     pub(crate) fn new(lent: &'a mut [Line]) -> Self {
-        Self { here: (MaybeUninit::uninit(), PhantomData), lent }
+        Self { on_stack: (MaybeUninit::uninit(), PhantomData), lent }
     }
 
-    /// The two halves of a way from a row through the compute type and back into the row, which keeps what lies
-    /// between unrounded: in `out` itself where that is of the compute type, else in this scratch. The row itself
-    /// where it is too long for that.
+    /// Splits what is done to a row into a pass that leaves values of the compute type, and one that rounds them into
+    /// the row. In between they lie in `out` itself where that is of the compute type, else in this buffer.
     #[inline(always)]
-    pub(crate) fn between<'s, T: Float<Acc = C>>(
-        &'s mut self,
-        row: InOut<'s, T>,
-    ) -> Result<Between<'s, T>, InOut<'s, T>> {
-        let InOut { source, target, len, stream, lifetime: _ } = row;
+    pub(crate) fn split<'s, T: Float<Acc = C>>(&'s mut self, row: InOut<'s, T>) -> SplitRow<'s, T> {
+        let InOut { source, target, len, non_temporal, lifetime: _ } = row;
         let is_native = TypeId::of::<T>() == TypeId::of::<C>();
         let (start, bytes) = if self.lent.is_empty() {
-            (self.here.0.as_mut_ptr().cast::<C>(), size_of::<Here<C>>())
+            (self.on_stack.0.as_mut_ptr().cast::<C>(), size_of::<OnStack<C>>())
         } else {
             (self.lent.as_mut_ptr().cast(), size_of_val(self.lent))
         };
-        let fits = len <= SCRATCH && len <= bytes / size_of::<C>();
-        let room = if fits && (stream || !is_native) {
+        let fits = len <= MAX_BUFFERED && len <= bytes / size_of::<C>();
+        let buffer = if fits && (non_temporal || !is_native) {
             start
         } else if is_native {
             target.cast::<C>()
         } else {
-            return Err(row);
+            return SplitRow::TooLong(row);
         };
         // What lies in `target` for a moment is in the cache, and is overwritten there.
-        let stream = stream && fits;
-        Ok((
-            InOut { source, target: room, len, stream: false, lifetime: PhantomData },
-            InOut { source: room, target, len, stream, lifetime: PhantomData },
-        ))
+        let non_temporal = non_temporal && fits;
+        SplitRow::Buffered {
+            widened: InOut { source, target: buffer, len, non_temporal: false, lifetime: PhantomData },
+            narrowing: InOut { source: buffer, target, len, non_temporal, lifetime: PhantomData },
+        }
     }
 }

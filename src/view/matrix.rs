@@ -126,8 +126,8 @@ impl<'a, T: Copy> Matrix<'a, T> {
         (row < self.rows && col < self.cols).then(|| unsafe { *self.offset(row, col) })
     }
 
-    /// Gives `f` each of `values` with `width` elements of its row, from column `col` on. False, and nothing done, where
-    /// there are fewer rows or columns, or where a row's elements do not lie side by side.
+    /// Gives `f` each of `values` with `width` elements of its row, from column `col` on. False, and nothing done,
+    /// where there are fewer rows or columns, or where rows are not contiguous.
     #[cfg(not(feature = "std"))]
     #[inline(always)]
     pub(crate) fn for_each_row_of<X: Copy>(
@@ -163,7 +163,7 @@ impl<'a, T: Copy> Matrix<'a, T> {
         true
     }
 
-    /// A row as a slice, where its elements lie side by side; `None` outside the matrix or where they do not.
+    /// A row as a slice, where it is contiguous; `None` outside the matrix or where it is not.
     #[inline(always)]
     pub fn row(&self, row: usize) -> Option<&'a [T]> {
         if self.cols == 0 {
@@ -175,13 +175,13 @@ impl<'a, T: Copy> Matrix<'a, T> {
             .then(|| unsafe { slice::from_raw_parts(self.offset(row, 0), self.cols) })
     }
 
-    /// Whether the elements of each row lie side by side.
+    /// Whether each row is contiguous.
     #[inline(always)]
     pub fn has_contiguous_rows(&self) -> bool {
         self.col_stride == 1 || self.cols <= 1
     }
 
-    /// All elements as one slice where they lie side by side, row after row.
+    /// All elements as one slice where they are contiguous, row after row.
     pub fn as_slice(&self) -> Option<&'a [T]> {
         if self.rows == 0 || self.cols == 0 {
             return Some(&[]);
@@ -213,15 +213,15 @@ impl<'a, T: Copy> Matrix<'a, T> {
         Some(Self { rows, cols, row_stride, col_stride, ..self })
     }
 
-    /// All elements as one row, where they lie side by side.
+    /// All elements as one row, where they are contiguous.
     pub(crate) fn flat(&self) -> Option<Self> {
         self.as_slice().map(Self::from)
     }
 
-    /// The elements of a row from column `start` on: all of them, read in place, where they lie side by side; else as
+    /// The elements of a row from column `start` on: all of them, read in place, where they are contiguous; else as
     /// many as `buffer` holds, copied there. Empty outside the matrix.
     #[inline(always)]
-    pub(crate) fn gather<'s>(&self, row: usize, start: usize, buffer: &'s mut [T]) -> &'s [T]
+    pub(crate) fn load_strided<'s>(&self, row: usize, start: usize, buffer: &'s mut [T]) -> &'s [T]
     where
         'a: 's,
     {
@@ -465,7 +465,7 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
         }
     }
 
-    /// A column whose elements lie side by side, as a row.
+    /// A contiguous column, as a row.
     #[cfg(feature = "std")]
     pub(crate) fn column_as_row(self) -> Option<Self> {
         let Self { data, rows, .. } = self;

@@ -8,17 +8,17 @@ use crate::float::Compute;
 
 mod inout;
 mod matrix;
+mod pairwise;
 #[cfg(feature = "std")]
 mod panels;
 mod row;
-mod tree;
 
-pub(crate) use inout::{InOut, InOutMatrix, Scratch};
+pub(crate) use inout::{InOut, InOutMatrix, RowBuffer, SplitRow};
 pub use matrix::{Matrix, MatrixMut};
+pub(crate) use pairwise::PairwiseFold;
 #[cfg(feature = "std")]
-pub(crate) use panels::{MOST_ROWS_INSET, Strip};
+pub(crate) use panels::{MAX_MR_OVERLAPPING, PanelGroup};
 pub(crate) use row::Row;
-pub(crate) use tree::Tree;
 
 /// The closure that it is given: where an attribute on one may stand.
 #[inline(always)]
@@ -26,7 +26,7 @@ pub(crate) fn inlined<F>(f: F) -> F {
     f
 }
 
-/// A cache line of scratch memory, in which kernels lay out numbers and vectors.
+/// A cache line of a workspace, in which kernels lay out numbers and vectors.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Line([u64; 8]);

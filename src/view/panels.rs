@@ -5,6 +5,7 @@ use core::ops::Range;
 use core::slice;
 
 use super::matrix::Matrix;
+use crate::macros::bug;
 
 /// As many elements of each of as many rows of a matrix.
 #[derive(Clone, Copy, Debug)]
@@ -16,8 +17,8 @@ pub(crate) struct Square<'a, T> {
 }
 
 impl<'a, T: Copy> Matrix<'a, T> {
-    /// The square that begins at a row and a column. `None` where it is not all in the matrix, or where the elements of a row
-    /// do not lie side by side.
+    /// The square that begins at a row and a column. `None` where it is not all in the matrix, or where rows are not
+    /// contiguous.
     #[inline(always)]
     pub(crate) fn square(&self, row: usize, col: usize, side: usize) -> Option<Square<'a, T>> {
         let fits = row.checked_add(side)? <= self.rows && col.checked_add(side)? <= self.cols;
@@ -35,19 +36,19 @@ impl<'a, T> Square<'a, T> {
     #[inline(always)]
     pub(crate) fn line(&self, index: usize, side: usize) -> &'a [T] {
         if index >= side || side != self.side {
-            return &[];
+            return bug!(&[]);
         }
         // SAFETY: `square` saw that so many elements of so many rows are in the matrix, side by side.
         unsafe { slice::from_raw_parts(self.start.offset(index as isize * self.stride), side) }
     }
 }
 
-/// The most rows of a tile that may read panels whose first or last is not in its place: see [`Strip::of_rows`].
-pub(crate) const MOST_ROWS_INSET: usize = 4;
+/// The most rows of a tile that may read panels whose first or last is not in its place: see [`PanelGroup::of_rows`].
+pub(crate) const MAX_MR_OVERLAPPING: usize = 4;
 
-/// The right operand of a register tile: for each step of k, `width` elements side by side of each of `G` panels.
+/// The right operand of a register tile: for each step of k, `width` elements side by side of each of `PANELS` panels.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Strip<'a, W> {
+pub(crate) struct PanelGroup<'a, W> {
     start: *const W,
     panels: usize,
     steps: usize,
@@ -57,11 +58,11 @@ pub(crate) struct Strip<'a, W> {
     panel_stride: isize,
     step_stride: isize,
     /// How far behind its place the first panel begins, and how far before its own the last.
-    inset: (usize, usize),
+    overlap: (usize, usize),
     lifetime: PhantomData<&'a W>,
 }
 
-impl<'a, W: Copy> Strip<'a, W> {
+impl<'a, W: Copy> PanelGroup<'a, W> {
     /// Packed panels, each step's elements of which follow the former step's: (how many, from one to the next).
     /// `None` where there are not that many numbers.
     #[inline(always)]
@@ -79,27 +80,27 @@ impl<'a, W: Copy> Strip<'a, W> {
             width,
             panel_stride: panel_len as isize,
             step_stride: width as isize,
-            inset: (0, 0),
+            overlap: (0, 0),
             lifetime: PhantomData,
         })
     }
 
-    /// The rows of a matrix as steps, some of the panels of its columns, which begin `before` columns before the first. Where
-    /// that is none of the matrix a panel begins with the first, and where it would go beyond the last it ends with that.
-    /// `None` where the elements of a row do not lie side by side, or there are no such panels.
+    /// The rows of a matrix as steps, some of the panels of its columns, which begin `lead` columns before the first.
+    /// Where that is none of the matrix a panel begins with the first, and where it would go beyond the last it ends
+    /// with that. `None` where rows are not contiguous, or there are no such panels.
     #[inline(always)]
-    pub(crate) fn of_rows(matrix: Matrix<'a, W>, width: usize, before: usize, panels: Range<usize>) -> Option<Self> {
+    pub(crate) fn of_rows(matrix: Matrix<'a, W>, width: usize, lead: usize, panels: Range<usize>) -> Option<Self> {
         let (begin, end) = (panels.start.checked_mul(width)?, panels.end.checked_mul(width)?);
-        let begins_inside = before < width && width <= matrix.cols && panels.start < panels.end;
-        let ends_inside = end < matrix.cols.checked_add(before)?.checked_add(width)?;
+        let begins_inside = lead < width && width <= matrix.cols && panels.start < panels.end;
+        let ends_inside = end < matrix.cols.checked_add(lead)?.checked_add(width)?;
         (begins_inside && ends_inside && matrix.has_contiguous_rows()).then_some(Self {
-            start: matrix.data.wrapping_add(begin).wrapping_sub(before),
+            start: matrix.data.wrapping_add(begin).wrapping_sub(lead),
             panels: panels.len(),
             steps: matrix.rows,
             width,
             panel_stride: width as isize,
             step_stride: matrix.row_stride,
-            inset: (before.saturating_sub(begin), end.saturating_sub(matrix.cols + before)),
+            overlap: (lead.saturating_sub(begin), end.saturating_sub(matrix.cols + lead)),
             lifetime: PhantomData,
         })
     }
@@ -114,59 +115,61 @@ impl<'a, W: Copy> Strip<'a, W> {
         self.step_stride.wrapping_mul((steps * size_of::<W>()) as isize)
     }
 
-    /// Where a panel's elements of the first step lie. It need not be one of the strip's.
+    /// Where a panel's elements of the first step lie. It need not be one of the group's.
     #[inline(always)]
     pub(crate) fn address(&self, panel: usize) -> *const W {
         self.start.wrapping_offset(self.panel_stride.wrapping_mul(panel as isize))
     }
 
-    /// Calls `body` for each step, in order, with the step's element of each of `R` rows of `x`, from `row` on, the
-    /// step's elements of each of the first `G` panels, and `follow`, which goes on as their addresses do. False where it
-    /// does not fit: too few rows or panels, another number of columns of `x` than there are steps, or rows whose elements
-    /// do not lie side by side; for a strip some of whose panels are not in their places, too, unless these are all of its
-    /// panels and there are at most [`MOST_ROWS_INSET`] rows. `width` must be the width that the strip was made with: it
-    /// is passed again because here it is a constant.
+    /// Calls `body` for each step, in order, with the step's element of each of `MR` rows of `x`, from `row` on, the
+    /// step's elements of each of the first `PANELS` panels, and `follow`, which goes on as their addresses do. False
+    /// where it does not fit: too few rows or panels, another number of columns of `x` than there are steps, or rows
+    /// that are not contiguous; for a group some of whose panels are not in their places, too, unless these are all of
+    /// its panels and there are at most [`MAX_MR_OVERLAPPING`] rows. `width` must be the width that the group was made
+    /// with: it is passed again because here it is a constant.
     #[inline(always)]
-    pub(crate) fn for_each<'x, A: Copy, const R: usize, const G: usize>(
+    pub(crate) fn for_each<'x, A: Copy, const MR: usize, const PANELS: usize>(
         self,
         x: Matrix<'x, A>,
         row: usize,
         width: usize,
         mut follow: *const W,
-        mut body: impl FnMut([&'x A; R], [&'a [W]; G], *const W),
+        mut body: impl FnMut([&'x A; MR], [&'a [W]; PANELS], *const W),
     ) -> bool {
-        let may_be_inset = R <= MOST_ROWS_INSET;
-        let is_inset = self.inset != (0, 0);
-        if is_inset && !may_be_inset {
+        let may_overlap = MR <= MAX_MR_OVERLAPPING;
+        let overlaps = self.overlap != (0, 0);
+        if overlaps && !may_overlap {
             return false;
         }
-        let is_whole = !may_be_inset || G == self.panels || !is_inset;
-        let fits = G <= self.panels && is_whole && width == self.width && x.cols == self.steps && row + R <= x.rows;
+        let is_whole = !may_overlap || PANELS == self.panels || !overlaps;
+        let fits =
+            PANELS <= self.panels && is_whole && width == self.width && x.cols == self.steps && row + MR <= x.rows;
         if !fits || !x.has_contiguous_rows() {
             return false;
         }
-        let mut rows = [x.data; R];
+        let mut rows = [x.data; MR];
         for (index, start) in rows.iter_mut().enumerate() {
             *start = x.offset(row + index, 0);
         }
         let mut start = self.start;
         // A single panel is the first and the last.
-        let (first, last) = self.inset;
-        let (first, last) = if G == 1 { (first.wrapping_sub(last), 0) } else { (first, last) };
+        let (first, last) = self.overlap;
+        let (first, last) = if PANELS == 1 { (first.wrapping_sub(last), 0) } else { (first, last) };
         // Not a closure: one that changes `start` and `follow` keeps them in memory.
         macro_rules! each_step {
             ($first:expr, |$index:ident| $panel:expr) => {
                 // Loops and not `map`, which is not always inlined.
                 for step in 0..self.steps {
-                    // SAFETY: `step` lies within each row, as was just checked, and the step's elements of each panel among
-                    // those that the constructor was given: with their insets, which only panels side by side have.
+                    // SAFETY: `step` lies within each row, as was just checked, and the step's elements of each panel
+                    // among those that the constructor was given: with their overlaps, which only panels side by side
+                    // have.
                     unsafe {
-                        let mut values = [&*rows[0].add(step); R];
-                        for index in 1..R {
+                        let mut values = [&*rows[0].add(step); MR];
+                        for index in 1..MR {
                             values[index] = &*rows[index].add(step);
                         }
-                        let mut panels = [slice::from_raw_parts($first, width); G];
-                        for $index in 1..G {
+                        let mut panels = [slice::from_raw_parts($first, width); PANELS];
+                        for $index in 1..PANELS {
                             panels[$index] = slice::from_raw_parts($panel, width);
                         }
                         body(values, panels, follow);
@@ -177,9 +180,9 @@ impl<'a, W: Copy> Strip<'a, W> {
             };
         }
         // Many panels side by side: where each lies is then part of an instruction, and takes no register.
-        if may_be_inset && self.panel_stride == width as isize {
+        if may_overlap && self.panel_stride == width as isize {
             each_step!(start.wrapping_add(first), |index| {
-                start.wrapping_add(index * width).wrapping_sub(if index + 1 == G { last } else { 0 })
+                start.wrapping_add(index * width).wrapping_sub(if index + 1 == PANELS { last } else { 0 })
             });
         } else {
             each_step!(start, |index| start.offset(index as isize * self.panel_stride));

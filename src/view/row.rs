@@ -1,12 +1,13 @@
 //! A row that is read, and its sums.
 
+use crate::macros::lane_fn;
 use core::marker::PhantomData;
 use core::slice;
 
 use fearless_simd::{Select, Simd, SimdBase};
 
 use super::inlined;
-use super::tree::{CHAIN, Tree};
+use super::pairwise::{CHAIN, PairwiseFold};
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::simd;
 
@@ -43,7 +44,7 @@ impl<T: Float> Row<'_, T> {
 
     /// The mean of a few elements times `scale`, from all over the row.
     #[inline(always)]
-    pub(crate) fn mean_of_some(&self, scale: T::Acc) -> T::Acc {
+    pub(crate) fn sampled_mean(&self, scale: T::Acc) -> T::Acc {
         let step = (self.len / 16).max(1);
         let (mut sum, mut count, mut index) = (T::Acc::from_count(0), 0, 0);
         while index < self.len {
@@ -64,8 +65,8 @@ impl<T: Float> Row<'_, T> {
         }
     }
 
-    /// Combines what `term` gives for each vector of the row, in an order that the length alone fixes: see [`Tree`].
-    /// Lanes past the end read as `fill`, whose term must be neutral, as `neutral` is.
+    /// Combines what `term` gives for each vector of the row, in an order that the length alone fixes: see
+    /// [`PairwiseFold`]. Lanes past the end read as `fill`, whose term must be neutral, as `neutral` is.
     #[inline(always)]
     pub(crate) fn fold<S: Simd, A: Copy>(
         &self,
@@ -78,14 +79,14 @@ impl<T: Float> Row<'_, T> {
         self.fold_chains::<S, A, false>(simd, fill, neutral, term, combine, CHAIN)
     }
 
-    /// The sum of what `terms` gives for the vectors of the row, several at a time, so that they go in step. Lanes past
+    /// The sum of what `terms` gives for the vectors of the row, several at a time, unrolled. Lanes past
     /// the end read as `fill`, whose term must be zero.
     #[inline(always)]
-    pub(crate) fn sum_in_step<S: Simd>(
+    pub(crate) fn sum_unrolled<S: Simd>(
         &self,
         simd: S,
         fill: T::Acc,
-        terms: impl Fn([Lanes<S, T>; simd::IN_STEP]) -> [Lanes<S, T>; simd::IN_STEP],
+        terms: impl Fn([Lanes<S, T>; simd::UNROLL]) -> [Lanes<S, T>; simd::UNROLL],
     ) -> Lanes<S, T> {
         let lanes = Lanes::<S, T>::LEN;
         let (vectors, rest) = (self.len / lanes, self.len % lanes);
@@ -94,30 +95,29 @@ impl<T: Float> Row<'_, T> {
             #[inline(always)]
             |a: Lanes<S, T>, b: Lanes<S, T>| a + b,
         );
-        let mut tree = Tree::new();
-        let mut sum = tree.in_step(
+        let mut tree = PairwiseFold::new();
+        let mut sum = tree.unrolled(
             vectors,
             Lanes::<S, T>::splat(simd, T::Acc::from_f64(0.0)),
-            #[inline(always)]
-            |vector| {
-                let mut values = [fills; simd::IN_STEP];
-                for part in 0..simd::IN_STEP {
+            lane_fn!(|vector| {
+                let mut values = [fills; simd::UNROLL];
+                for part in 0..simd::UNROLL {
                     // SAFETY: the vectors are among the whole ones.
                     values[part] = unsafe { self.load(simd, (vector + part) * lanes) };
                 }
                 terms(values)
-            },
+            }),
             &add,
         );
-        let left = vectors % simd::IN_STEP;
+        let left = vectors % simd::UNROLL;
         if left != 0 || rest != 0 {
-            let mut values = [fills; simd::IN_STEP];
+            let mut values = [fills; simd::UNROLL];
             for part in 0..left {
                 // SAFETY: the last of the whole vectors.
                 values[part] = unsafe { self.load(simd, (vectors - left + part) * lanes) };
             }
             if rest != 0 {
-                values[simd::IN_STEP - 1] = self.is_last(simd).select(self.last(simd), fills);
+                values[simd::UNROLL - 1] = self.is_last(simd).select(self.last(simd), fills);
             }
             for term in terms(values) {
                 sum = add(sum, term);
@@ -169,17 +169,16 @@ impl<T: Float> Row<'_, T> {
             let fill = Lanes::<S, T>::splat(simd, fill);
             Some(term(self.is_last(simd).select(self.last(simd), fill)))
         };
-        Tree::run::<{ simd::SUMS }>(
+        PairwiseFold::fold::<{ simd::SUMS }>(
             self.len / lanes,
             neutral,
-            #[inline(always)]
-            |vector| {
+            lane_fn!(|vector| {
                 if AHEAD {
                     ask_ahead(self.source, self.len, vector * lanes);
                 }
                 // SAFETY: vector < len / lanes.
                 term(unsafe { self.load(simd, vector * lanes) })
-            },
+            }),
             end,
             combine,
             chain,
@@ -204,11 +203,7 @@ impl<T: Float> Row<'_, T> {
         let rest = self.len % lanes;
         // Lanes first..end, where first..LEN ends a row and 0..end is the whole of a short one.
         let (first, end) = if self.len < lanes { (0, rest) } else { (lanes - rest, lanes) };
-        let place = Lanes::<S, T>::from_fn(
-            simd,
-            #[inline(always)]
-            |lane| T::Acc::from_count(lane),
-        );
+        let place = Lanes::<S, T>::from_fn(simd, lane_fn!(|lane| T::Acc::from_count(lane)));
         let limit = |count: usize| Lanes::<S, T>::splat(simd, T::Acc::from_count(count));
         place.simd_ge(limit(first)) & place.simd_lt(limit(end))
     }

@@ -46,6 +46,17 @@ _PLACES = {
     "in place": "written over an input, in place",
 }
 
+# Which way a product went: see ARCHITECTURE.md, "Which way a product goes".
+_PLANS = {
+    "dot": "dot product",
+    "gemv_rows": "gemv, weight read in place",
+    "gemv_columns": "gemv, weight transposed in registers",
+    "packed": "weight packed before the call",
+    "in_place": "weight read in place",
+    "pack_each_block": "packed for each block",
+    "pack_once": "packed once",
+}
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -71,6 +82,8 @@ class Explanation:
         The sum of those.
     passes : str
         How often memory is gone over.
+    plans : tuple of str
+        Which ways matrix products went, each once; nothing where the call made none.
     result : str
         Where the result lies.
     gil_released : bool
@@ -96,6 +109,7 @@ class Explanation:
     copies: tuple[str, ...]
     copied_bytes: int
     passes: str
+    plans: tuple[str, ...]
     result: str
     gil_released: bool
     value: Any = field(repr=False)
@@ -109,6 +123,7 @@ class Explanation:
             ("GIL", "released" if self.gil_released else "kept: the work is too short to give it away"),
             ("copies", "; ".join(self.copies) or "none"),
             ("passes", self.passes),
+            *([("plan", "; ".join(self.plans))] if self.plans else []),
             ("result", self.result),
         ]
         return "\n".join([self.call, *(f"  {name:<10} {text}" for name, text in lines)])
@@ -123,7 +138,7 @@ def _name(f: Any) -> str:
 
 
 def explain(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
-    """Runs one call and tells what it did: kernel, CPU level, threads, copies and passes.
+    """Runs one call and tells what it did: kernel, CPU level, threads, copies, passes and plans.
 
     Parameters
     ----------
@@ -161,10 +176,13 @@ def explain(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
     finally:
         events = _core._record_stop()
     copies, total, threads, blocks, place, released = [], 0, 1, 1, "a Python object", False
+    plans: dict[str, None] = {}
     for kind, text, first, second in events:
         if kind == "copy":
             copies.append(f"{text}: {first} bytes")
             total += first
+        elif kind == "plan":
+            plans[_PLANS[text] + (f", {first} x {second} micro-kernel" if first else "")] = None
         elif kind == "split":
             blocks, threads = max(blocks, first), max(threads, second)
         elif kind == "result" and place == "a Python object":
@@ -191,6 +209,7 @@ def explain(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
         copies=tuple(copies),
         copied_bytes=total,
         passes=_PASSES.get(kernel, "one call, see its documentation"),
+        plans=tuple(plans),
         result=place,
         gil_released=released,
         value=value,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -54,6 +55,25 @@ def test_copies_of_other_kinds():
     assert pb.explain(pb.relu, X.astype("f4")).computed_in == "float32"
     assert pb.explain(pb.relu, X.astype("f2")).computed_in == "float32"
     assert pb.explain(pb.relu, X.astype("f8")).computed_in == "float64"
+
+
+def test_plans_of_products():
+    row, weight = normal((1, 2000), F32), normal((2000, 40), F32)
+    tile = r", [0-9]+ x [0-9]+ micro-kernel"
+    for f, x, w, plan in [
+        (pb.matmul, row, weight[:, :1].copy(), "dot product"),
+        (pb.linear, row, weight.T.copy().T, "gemv, weight transposed in registers"),
+        (pb.linear, normal((1, 1200), F32), normal((1200, 4000), F32), "gemv, weight read in place"),
+        (pb.linear, normal((3, 2000), F32), weight, "weight read in place" + tile),
+        (pb.linear, normal((5, 2000), F32), weight[:, ::2], "packed for each block" + tile),
+        (pb.matmul, normal((400, 2000), F32), weight[:, ::2], "packed once" + tile),
+    ]:
+        explanation = pb.explain(f, x, w)
+        assert len(explanation.plans) == 1 and re.fullmatch(plan, explanation.plans[0]), explanation
+    layer = pb.explain(pb.Linear(weight), normal((2, 2000), F32))
+    assert re.fullmatch("weight packed before the call" + tile, layer.plans[0]) and layer.plans[0] in str(layer)
+    none = pb.explain(pb.softmax, X)
+    assert none.plans == () and "plan " not in str(none)
 
 
 def test_threads_and_the_gil():

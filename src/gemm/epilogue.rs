@@ -1,18 +1,19 @@
 //! What happens to complete sums: bias, residual, activation, rounding to the storage type. Shared by all ways to
-//! compute sums; activations themselves are in `ops::activation`.
+//! compute sums; activations themselves are in `math::activation`.
 
 #[cfg(not(feature = "std"))]
 use core::ops::Range;
 
 use fearless_simd::{Select, Simd, SimdBase};
 
-use super::problem::{Bias, Finish, Residual};
+use super::problem::{Bias, FusedEpilogue, Residual};
 #[cfg(feature = "std")]
 use crate::float::Compute;
 use crate::float::{Float, Lanes, MAX_LANES};
+use crate::macros::{bug, lane_fn};
 use crate::math::activation::Activation;
 #[cfg(feature = "std")]
-use crate::simd::MAPPED_IN_STEP;
+use crate::simd::MAP_UNROLL;
 use crate::view::MatrixMut;
 
 /// A vector of up to as many values as it has lanes, then zeros.
@@ -29,7 +30,7 @@ fn load_some<S: Simd, T: Float>(simd: S, values: &[T]) -> Lanes<S, T> {
     T::load(simd, &whole[..lanes])
 }
 
-/// Rounds and writes the lanes of a vector that `target` has room for.
+/// Rounds and writes the lanes of a vector that `target` holds.
 #[inline(always)]
 fn store_some<S: Simd, T: Float>(lanes: Lanes<S, T>, target: &mut [T]) {
     if target.len() == Lanes::<S, T>::LEN {
@@ -42,7 +43,7 @@ fn store_some<S: Simd, T: Float>(lanes: Lanes<S, T>, target: &mut [T]) {
     }
 }
 
-impl<T: Float> Finish<'_, T> {
+impl<T: Float> FusedEpilogue<'_, T> {
     /// The bias, widened, then zeros; without one -0, which leaves each sum as it is.
     #[inline(always)]
     pub(super) fn load_bias<S: Simd>(&self, simd: S, target: &mut [T::Acc]) {
@@ -58,12 +59,12 @@ impl<T: Float> Finish<'_, T> {
             Bias::Stored(values) => widen(simd, values, target),
             Bias::Computed(values) => widen(simd, values, target),
             #[cfg(feature = "std")]
-            Bias::One(value) => target.fill(value),
+            Bias::Uniform(value) => target.fill(value),
         }
     }
 
-    /// Finishes the sums of these columns of a row and stores them in `target`, in few steps. False, and nothing stored,
-    /// where there is more to do than a bias and relu, or part of a vector.
+    /// Finishes the sums of these columns of a row and stores them in `target`, in few steps. False, and nothing
+    /// stored, where there is more to do than a bias and relu, or part of a vector.
     #[cfg(not(feature = "std"))]
     #[inline(always)]
     pub(super) fn store_whole<S: Simd, const V: usize>(
@@ -75,7 +76,7 @@ impl<T: Float> Finish<'_, T> {
     ) -> bool {
         #[inline(always)]
         fn add<S: Simd, T: Float>(simd: S, sums: &mut [Lanes<S, T>], values: Option<&[T]>) -> bool {
-            let Some(values) = values else { return false };
+            let Some(values) = values else { return bug!(false) };
             for (sum, values) in sums.iter_mut().zip(values.chunks_exact(Lanes::<S, T>::LEN)) {
                 *sum += T::load(simd, values);
             }
@@ -113,7 +114,7 @@ impl<T: Float> Finish<'_, T> {
     ) {
         let lanes = Lanes::<S, T>::LEN;
         let (rows, stride) = (out.rows(), stride.max(lanes));
-        let Some(sums) = sums.get_mut(..rows * stride) else { return };
+        let Some(sums) = sums.get_mut(..rows * stride) else { return bug!() };
         let bias = bias.get(..stride).unwrap_or(bias);
         let added = !matches!(self.residual, Residual::None);
         if added {
@@ -145,7 +146,7 @@ impl<T: Float> Finish<'_, T> {
             }
         }
         for (index, sums) in sums.chunks_exact(stride).enumerate() {
-            let Some(target) = out.row_mut(index) else { return };
+            let Some(target) = out.row_mut(index) else { return bug!() };
             let vectors = sums.chunks_exact(lanes).zip(bias.chunks_exact(lanes)).zip(target.chunks_mut(lanes));
             for ((sums, bias), target) in vectors {
                 let mut value = <T::Acc as Float>::load(simd, sums);
@@ -175,20 +176,23 @@ impl<T: Float> Finish<'_, T> {
     ) {
         let lanes = Lanes::<S, T>::LEN;
         for (index, sums) in sums.chunks_exact_mut(stride).enumerate() {
-            let Some(former) = out.row_mut(index) else { return };
+            let Some(held) = out.row_mut(index) else { return bug!() };
             let residual = match self.residual {
-                Residual::Matrix(residual) => residual.block(row + index..row + index + 1, col..col + former.len()),
-                _ => (&*former).into(),
+                Residual::Matrix(residual) => residual.block(row + index..row + index + 1, col..col + held.len()),
+                _ => (&*held).into(),
             };
             let side_by_side = residual.row(0);
             let vectors = sums.chunks_exact_mut(lanes).zip(bias.chunks_exact(lanes));
-            for (start, (sums, bias)) in (0..former.len()).step_by(lanes).zip(vectors) {
+            for (start, (sums, bias)) in (0..held.len()).step_by(lanes).zip(vectors) {
                 let residual = match side_by_side {
-                    Some(row) => load_some::<S, T>(simd, row.get(start..row.len().min(start + lanes)).unwrap_or(&[])),
+                    Some(row) => load_some::<S, T>(
+                        simd,
+                        row.get(start..row.len().min(start + lanes)).unwrap_or_else(|| bug!(&[])),
+                    ),
+                    // Zeros past the last column.
                     None => Lanes::<S, T>::from_fn(
                         simd,
-                        #[inline(always)]
-                        |lane| residual.get(0, start + lane).unwrap_or(T::ZERO).to_acc(),
+                        lane_fn!(|lane| residual.get(0, start + lane).unwrap_or(T::ZERO).to_acc()),
                     ),
                 };
                 let sum = <T::Acc as Float>::load(simd, sums) + <T::Acc as Float>::load(simd, bias);
@@ -198,8 +202,8 @@ impl<T: Float> Finish<'_, T> {
     }
 }
 
-/// Applies `activation` to rows of whole vectors, (all of them, how long each is), after `bias` is added to each row, and
-/// writes them to `out` or back. A function of its own, as all storage types share it.
+/// Applies `activation` to rows of whole vectors, (all of them, how long each is), after `bias` is added to each row,
+/// and writes them to `out` or back. A function of its own, as all storage types share it.
 #[cfg(feature = "std")]
 #[inline(never)]
 fn activate<S: Simd, C: Compute>(
@@ -209,10 +213,8 @@ fn activate<S: Simd, C: Compute>(
     bias: Option<&[C]>,
     out: Option<MatrixMut<'_, C>>,
 ) {
-    simd.vectorize(
-        #[inline(always)]
-        || {
-            macro_rules! in_step {
+    simd.vectorize(lane_fn!(|| {
+        macro_rules! in_step {
                 ($($variant:ident)*) => {
                     match activation {
                         $(Activation::$variant => each_few::<S, C>(
@@ -220,16 +222,14 @@ fn activate<S: Simd, C: Compute>(
                             sums,
                             bias,
                             out,
-                            #[inline(always)]
-                            |vectors| Activation::$variant.apply_several::<S, C, MAPPED_IN_STEP>(simd, vectors),
+                            lane_fn!(|vectors| Activation::$variant.apply_unrolled::<S, C, MAP_UNROLL>(simd, vectors)),
                         ),)*
                         Activation::None | Activation::Relu => {}
                     }
                 };
             }
-            in_step!(Sigmoid Tanh Silu Gelu GeluTanh);
-        },
-    );
+        in_step!(Sigmoid Tanh Silu Gelu GeluTanh);
+    }));
 }
 
 #[cfg(feature = "std")]
@@ -239,25 +239,26 @@ fn each_few<S: Simd, C: Compute>(
     (sums, stride): (&mut [C], usize),
     bias: Option<&[C]>,
     mut out: Option<MatrixMut<'_, C>>,
-    apply: impl Fn([C::Lanes<S>; MAPPED_IN_STEP]) -> [C::Lanes<S>; MAPPED_IN_STEP],
+    apply: impl Fn([C::Lanes<S>; MAP_UNROLL]) -> [C::Lanes<S>; MAP_UNROLL],
 ) {
     let lanes = C::Lanes::<S>::LEN;
-    let step = MAPPED_IN_STEP * lanes;
+    let step = MAP_UNROLL * lanes;
     let (mut row, mut col) = (0, 0);
-    // What is too short is filled up, so that there is one copy of `apply`, and nothing in it depends on how much there is.
-    let mut room = [C::ZERO; MAPPED_IN_STEP * MAX_LANES];
+    // What is too short is filled up, so that there is one copy of `apply`, and nothing in it depends on how much there
+    // is.
+    let mut padded = [C::ZERO; MAP_UNROLL * MAX_LANES];
     for few in sums.chunks_mut(step) {
         let len = few.len();
         let is_short = len < step;
         let values = if is_short {
-            room[..len].copy_from_slice(few);
-            &mut room[..step]
+            padded[..len].copy_from_slice(few);
+            &mut padded[..step]
         } else {
             &mut *few
         };
-        let mut vectors = [C::Lanes::<S>::splat(simd, C::ZERO); MAPPED_IN_STEP];
-        let mut places = [(0, 0); MAPPED_IN_STEP];
-        for index in 0..MAPPED_IN_STEP {
+        let mut vectors = [C::Lanes::<S>::splat(simd, C::ZERO); MAP_UNROLL];
+        let mut places = [(0, 0); MAP_UNROLL];
+        for index in 0..MAP_UNROLL {
             vectors[index] = C::load(simd, &values[index * lanes..(index + 1) * lanes]);
             if let Some(bias) = bias.and_then(|bias| bias.get(col..col + lanes)) {
                 vectors[index] += C::load(simd, bias);
@@ -269,13 +270,13 @@ fn each_few<S: Simd, C: Compute>(
             }
         }
         let vectors = apply(vectors);
-        for index in 0..MAPPED_IN_STEP {
+        for index in 0..MAP_UNROLL {
             let (row, col) = places[index];
             let place = out.as_mut().and_then(|out| out.row_mut(row)).and_then(|row| row.get_mut(col..col + lanes));
             C::store::<S>(vectors[index], place.unwrap_or(&mut values[index * lanes..(index + 1) * lanes]));
         }
         if is_short && out.is_none() {
-            few.copy_from_slice(&room[..len]);
+            few.copy_from_slice(&padded[..len]);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Few rows times a weight that is read once and where it lies: its rows are read from end to end, a few at a time, as
 //! memory is read fast only in long pieces, and in vectors that do not straddle cache lines, while the sums wait in the
-//! cache. In the order in which all products are summed.
+//! cache. In the order in which all products are summed: see the head of [`gemm`](super).
 
 use core::iter::zip;
 
@@ -8,13 +8,11 @@ use fearless_simd::{Simd, SimdBase, SimdFloat};
 
 use super::panel_width;
 use crate::float::{Float, Lanes};
+use crate::macros::{bug, lane_fn};
 use crate::simd::{self, dispatch};
 use crate::view::Matrix;
 
-/// The most rows of x.
-pub(super) const MOST_ROWS: usize = 16;
-
-/// The rows of a weight that are read together: so many streams a CPU foresees, and each sum is fetched once for all of
+/// The rows of a weight that are read together: a CPU prefetches so many, and each sum is fetched once for all of
 /// them.
 const TOGETHER: usize = 4;
 
@@ -24,8 +22,8 @@ pub(super) const fn stride<C>(cols: usize) -> usize {
     cols + 2 * panel_width::<C>()
 }
 
-/// Writes `x` times `weight` to `sums`, and returns where in each row of them, [`stride`] apart, the first column is. x has
-/// at most [`MOST_ROWS`] rows; the elements of each row of both lie side by side, and there are whole panels of columns.
+/// Writes `x` times `weight` to `sums`, and returns where in each row of them, [`stride`] apart, the first column is. x
+/// has at most [`MAX_M_GEMV`] rows; the rows of both are contiguous, and there are whole panels of columns.
 pub(super) fn multiply<W: Float>(
     level: simd::Level,
     x: Matrix<'_, W::Acc>,
@@ -34,13 +32,10 @@ pub(super) fn multiply<W: Float>(
 ) -> usize {
     #[inline(never)]
     fn add<S: Simd, W: Float>(simd: S, x: Matrix<'_, W::Acc>, weight: Matrix<'_, W>, sums: &mut [W::Acc]) -> usize {
-        simd.vectorize(
-            #[inline(always)]
-            || multiply_here(simd, x, weight, sums),
-        )
+        simd.vectorize(lane_fn!(|| multiply_here(simd, x, weight, sums)))
     }
     let stride = stride::<W::Acc>(weight.cols());
-    let Some(sums) = sums.get_mut(..x.rows() * stride) else { return 0 };
+    let Some(sums) = sums.get_mut(..x.rows() * stride) else { return bug!(0) };
     sums.fill(W::Acc::ZERO);
     dispatch!(level, simd => add(simd, x, weight, sums))
 }
@@ -58,8 +53,8 @@ fn multiply_here<S: Simd, W: Float>(
     let stride = stride::<W::Acc>(cols);
     // Vectors shorter than a line need no more than to be aligned to their own size.
     let start = until_aligned(&weight).min(cols) % lanes;
-    // Columns before the first vector that is aligned are the beginning of one that is not, those behind the last one the
-    // end of another; both have sums of their own. (The first column, how many, where their sums are.)
+    // Columns before the first vector that is aligned are the beginning of one that is not, those behind the last one
+    // the end of another; both have sums of their own. (The first column, how many, where their sums are.)
     let whole = (cols - start) / lanes * lanes;
     let rest = cols - start - whole;
     let parts = [
@@ -70,25 +65,26 @@ fn multiply_here<S: Simd, W: Float>(
     for (col, len, to) in parts {
         let weight = weight.block(0..steps, col..col + len);
         for first in (0..if len > 0 { steps } else { 0 }).step_by(TOGETHER) {
-            let depth = first..(first + TOGETHER).min(steps);
-            let values = |row: usize| x.row(row).and_then(|row| row.get(depth.clone())).unwrap_or(&[]);
+            let group = first..(first + TOGETHER).min(steps);
+            let values = |row: usize| x.row(row).and_then(|row| row.get(group.clone())).unwrap_or_else(|| bug!(&[]));
             let mut row = 0;
             while row < x.rows() {
-                let Some(sums) = sums.get_mut(row * stride + to..) else { return 0 };
-                if row + 1 < x.rows() && depth.len() == TOGETHER {
-                    let Some((one, other)) = sums.split_at_mut_checked(stride) else { return 0 };
-                    let (Some(one), Some(other)) = (one.get_mut(..len), other.get_mut(..len)) else { return 0 };
+                let Some(sums) = sums.get_mut(row * stride + to..) else { return bug!(0) };
+                if row + 1 < x.rows() && group.len() == TOGETHER {
+                    let Some((one, other)) = sums.split_at_mut_checked(stride) else { return bug!(0) };
+                    let (Some(one), Some(other)) = (one.get_mut(..len), other.get_mut(..len)) else { return bug!(0) };
                     add_two(simd, [values(row), values(row + 1)], &weight, first, one, other);
                     row += 2;
                 } else {
-                    let Some(sums) = sums.get_mut(..len) else { return 0 };
+                    let Some(sums) = sums.get_mut(..len) else { return bug!(0) };
                     add_one(simd, values(row), &weight, first, sums);
                     row += 1;
                 }
             }
         }
     }
-    // Side by side: what is needed of the beginning ends where the whole vectors begin, and of the end where the columns do.
+    // Side by side: what is needed of the beginning ends where the whole vectors begin, and of the end where the
+    // columns do.
     for sums in sums.chunks_exact_mut(stride) {
         sums.copy_within(0..start, width - start);
         sums.copy_within(width + whole + lanes - rest..width + whole + lanes, width + whole);
@@ -96,8 +92,8 @@ fn multiply_here<S: Simd, W: Float>(
     width - start
 }
 
-/// How many columns lie before the first panel that does not straddle cache lines, less than a panel; 0 where there is none,
-/// or where the rows of a matrix do not lie alike in their lines.
+/// How many columns lie before the first panel that does not straddle cache lines, less than a panel; 0 where there is
+/// none, or where the rows of a matrix do not lie alike in their lines.
 pub(super) fn until_aligned<W: Float>(weight: &Matrix<'_, W>) -> usize {
     let size = size_of::<W>().max(1);
     let panel = panel_width::<W::Acc>() * size;
@@ -110,7 +106,7 @@ pub(super) fn until_aligned<W: Float>(weight: &Matrix<'_, W>) -> usize {
 #[inline(always)]
 fn add_one<S: Simd, W: Float>(simd: S, x: &[W::Acc], weight: &Matrix<'_, W>, first: usize, sums: &mut [W::Acc]) {
     let lanes = Lanes::<S, W>::LEN;
-    let row = |index: usize| weight.row(first + index).unwrap_or(&[]).chunks_exact(lanes);
+    let row = |index: usize| weight.row(first + index).unwrap_or_else(|| bug!(&[])).chunks_exact(lanes);
     let load = |sums: &[W::Acc]| <W::Acc as Float>::load(simd, sums);
     if let &[a, b, c, d] = x {
         let factors = [a, b, c, d].map(|value| Lanes::<S, W>::splat(simd, value));
@@ -143,9 +139,9 @@ fn add_two<S: Simd, W: Float>(
     other: &mut [W::Acc],
 ) {
     let lanes = Lanes::<S, W>::LEN;
-    let row = |index: usize| weight.row(first + index).unwrap_or(&[]).chunks_exact(lanes);
+    let row = |index: usize| weight.row(first + index).unwrap_or_else(|| bug!(&[])).chunks_exact(lanes);
     let load = |sums: &[W::Acc]| <W::Acc as Float>::load(simd, sums);
-    let (&[a, b, c, d], &[e, f, g, h]) = (x[0], x[1]) else { return };
+    let (&[a, b, c, d], &[e, f, g, h]) = (x[0], x[1]) else { return bug!() };
     let splat = |value| Lanes::<S, W>::splat(simd, value);
     let (first, second) = ([splat(a), splat(b), splat(c), splat(d)], [splat(e), splat(f), splat(g), splat(h)]);
     let sums = zip(one.chunks_exact_mut(lanes), other.chunks_exact_mut(lanes));

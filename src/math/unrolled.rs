@@ -1,10 +1,11 @@
-//! Several vectors worked on in step: what the functions of this room are written over.
+//! Loops over vectors unrolled by hand: what the functions of this module are written over.
 
 use core::ops::{Add, Div, Mul, Neg, Sub};
 
 use fearless_simd::{Bytes, Select, Simd, SimdBase, SimdFloat};
 
 use crate::float::Compute;
+use crate::macros::lane_fn;
 use crate::simd;
 
 /// A vector's bits.
@@ -12,23 +13,23 @@ type Bits<S, C> = <<C as Compute>::Lanes<S> as SimdFloat<S>>::Bits;
 
 /// N vectors that take each step of a function together.
 ///
-/// A function is a long chain of steps that wait for each other. With two vectors in step a CPU has twice as much to do
+/// A function is a long chain of steps that wait for each other. With two vectors a CPU has twice as much to do
 /// meanwhile, and each constant is fetched once for both. A compiler does not interleave them of its own accord.
-pub(crate) struct Several<S: Simd, C: Compute, const N: usize> {
+pub(crate) struct Unrolled<S: Simd, C: Compute, const N: usize> {
     simd: S,
     lanes: [C::Lanes<S>; N],
 }
 
-impl<S: Simd, C: Compute, const N: usize> Clone for Several<S, C, N> {
+impl<S: Simd, C: Compute, const N: usize> Clone for Unrolled<S, C, N> {
     #[inline(always)]
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S: Simd, C: Compute, const N: usize> Copy for Several<S, C, N> {}
+impl<S: Simd, C: Compute, const N: usize> Copy for Unrolled<S, C, N> {}
 
-impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
+impl<S: Simd, C: Compute, const N: usize> Unrolled<S, C, N> {
     #[inline(always)]
     pub(crate) fn new(simd: S, lanes: [C::Lanes<S>; N]) -> Self {
         Self { simd, lanes }
@@ -65,25 +66,18 @@ impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
     #[inline(always)]
     pub(super) fn each_bits(self, f: impl Fn(Bits<S, C>) -> Bits<S, C>) -> Self {
         // `from_bits` and `to_bits` would be called, not inlined: `bitcast` is what they do.
-        self.each(
-            #[inline(always)]
-            |x| f(x.bitcast()).bitcast(),
-        )
+        self.each(lane_fn!(|x| f(x.bitcast()).bitcast()))
     }
 
     #[inline(always)]
     pub(super) fn each_bits_with(self, other: Self, f: impl Fn(Bits<S, C>, Bits<S, C>) -> Bits<S, C>) -> Self {
-        self.each_with(
-            other,
-            #[inline(always)]
-            |x, other| f(x.bitcast(), other.bitcast()).bitcast(),
-        )
+        self.each_with(other, lane_fn!(|x, other| f(x.bitcast(), other.bitcast()).bitcast()))
     }
 
     /// Whether [`mul_add`](Self::mul_add) rounds once.
     #[inline(always)]
-    pub(super) fn fuses(&self) -> bool {
-        simd::fuses(self.simd)
+    pub(super) fn has_fma(&self) -> bool {
+        simd::has_fma(self.simd)
     }
 
     /// self * factor + term; rounded once where the CPU can.
@@ -97,67 +91,43 @@ impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
 
     #[inline(always)]
     pub(super) fn abs(self) -> Self {
-        self.each(
-            #[inline(always)]
-            |x| x.abs(),
-        )
+        self.each(lane_fn!(|x| x.abs()))
     }
 
     /// Without the lower half of its bits: see [`UPPER_HALF`](super::Constants::UPPER_HALF).
     #[inline(always)]
     pub(super) fn upper_half(self) -> Self {
-        self.each_bits(
-            #[inline(always)]
-            |x| x & C::UPPER_HALF,
-        )
+        self.each_bits(lane_fn!(|x| x & C::UPPER_HALF))
     }
 
     /// What has no sign of its own gets that of `other`.
     #[inline(always)]
     pub(super) fn with_sign_of(self, other: Self) -> Self {
-        self.each_bits_with(
-            other,
-            #[inline(always)]
-            |x, other| x | (other & C::SIGN),
-        )
+        self.each_bits_with(other, lane_fn!(|x, other| x | (other & C::SIGN)))
     }
 
     /// The larger of the two; either where one is NaN.
     #[inline(always)]
     pub(super) fn max(self, other: Self) -> Self {
-        self.each_with(
-            other,
-            #[inline(always)]
-            |x, other| x.max(other),
-        )
+        self.each_with(other, lane_fn!(|x, other| x.max(other)))
     }
 
     /// The smaller of the two; either where one is NaN.
     #[inline(always)]
     pub(super) fn min(self, other: Self) -> Self {
-        self.each_with(
-            other,
-            #[inline(always)]
-            |x, other| x.min(other),
-        )
+        self.each_with(other, lane_fn!(|x, other| x.min(other)))
     }
 
     /// The larger of the two; NaN stays.
     #[inline(always)]
     pub(super) fn at_least(self, bound: C) -> Self {
-        self.each(
-            #[inline(always)]
-            |x| simd::at_least::<S, C>(self.simd, x, bound),
-        )
+        self.each(lane_fn!(|x| simd::at_least::<S, C>(self.simd, x, bound)))
     }
 
     /// The smaller of the two; NaN stays.
     #[inline(always)]
     pub(super) fn at_most(self, bound: C) -> Self {
-        self.each(
-            #[inline(always)]
-            |x| simd::at_most::<S, C>(self.simd, x, bound),
-        )
+        self.each(lane_fn!(|x| simd::at_most::<S, C>(self.simd, x, bound)))
     }
 
     /// The polynomial with these coefficients, the highest power first.
@@ -214,20 +184,16 @@ impl<S: Simd, C: Compute, const N: usize> Several<S, C, N> {
 
 macro_rules! operator {
     ($trait:ident, $method:ident) => {
-        impl<S: Simd, C: Compute, const N: usize> $trait for Several<S, C, N> {
+        impl<S: Simd, C: Compute, const N: usize> $trait for Unrolled<S, C, N> {
             type Output = Self;
 
             #[inline(always)]
             fn $method(self, other: Self) -> Self {
-                self.each_with(
-                    other,
-                    #[inline(always)]
-                    |x, other| x.$method(other),
-                )
+                self.each_with(other, lane_fn!(|x, other| x.$method(other)))
             }
         }
 
-        impl<S: Simd, C: Compute, const N: usize> $trait<C> for Several<S, C, N> {
+        impl<S: Simd, C: Compute, const N: usize> $trait<C> for Unrolled<S, C, N> {
             type Output = Self;
 
             #[inline(always)]
@@ -243,14 +209,11 @@ operator!(Sub, sub);
 operator!(Mul, mul);
 operator!(Div, div);
 
-impl<S: Simd, C: Compute, const N: usize> Neg for Several<S, C, N> {
+impl<S: Simd, C: Compute, const N: usize> Neg for Unrolled<S, C, N> {
     type Output = Self;
 
     #[inline(always)]
     fn neg(self) -> Self {
-        self.each(
-            #[inline(always)]
-            |x| -x,
-        )
+        self.each(lane_fn!(|x| -x))
     }
 }

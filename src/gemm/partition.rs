@@ -3,27 +3,36 @@
 
 use core::ops::Range;
 
+use super::backend::multiply_block;
 #[cfg(feature = "std")]
-use super::block::{BAND_ROWS, BlockRoom, MultiplyBlock, PACKED_PANELS};
+use super::kc_of;
 #[cfg(feature = "std")]
-use super::block_depth;
+use super::macro_kernel::{BlockWorkspace, MC, NC_PANELS};
+#[cfg(feature = "std")]
+use super::micro_kernel::{MAX_NR_VECTORS, Registers};
+#[cfg(feature = "std")]
+use super::operands::{BlockOperands, OperandSource};
 use super::panel_width;
 #[cfg(feature = "std")]
-use super::part::{Ending, Sides};
+use super::plan::{PanelSource, Plan, plan};
 #[cfg(feature = "std")]
 use super::problem::{Bias, Residual};
-use super::problem::{Finish, Product, Weight, nanoseconds, reading};
-#[cfg(feature = "std")]
-use super::tile::MOST_VECTORS;
+use super::problem::{FusedEpilogue, Product, Weight, nanoseconds, reading};
 use crate::error::NoMemory;
 #[cfg(feature = "std")]
 use crate::error::Shape;
 use crate::float::Float;
 use crate::kernel::kernel;
+#[cfg(feature = "std")]
+use crate::macros::bug;
 use crate::parallel::{self, Tiling};
+#[cfg(feature = "std")]
+use crate::simd;
+#[cfg(feature = "std")]
+use crate::view::MAX_MR_OVERLAPPING;
 use crate::view::{Matrix, MatrixMut};
 #[cfg(feature = "std")]
-use crate::workspace::room;
+use crate::workspace::bytes_of;
 use crate::workspace::{Missing, Workspace};
 
 /// The multiply-adds that a block should have, so that handing it to a thread does not matter.
@@ -31,7 +40,8 @@ const BLOCK_WORK: usize = 1 << 20;
 /// Work with so many multiply-adds and results at most is not worth a look at how to cut it.
 const SMALL: usize = 1 << 16;
 const SMALL_SUMS: usize = 1 << 12;
-/// Into about so many blocks for each thread work is cut that is large enough. What they are changes no bit of a result.
+/// Into about so many blocks for each thread work is cut that is large enough. What they are changes no bit of a
+/// result.
 const BLOCKS_EACH: usize = 2;
 /// The most rows of a block, which bounds its workspace.
 const MOST_ROWS: usize = 1024;
@@ -39,17 +49,19 @@ const MOST_ROWS: usize = 1024;
 const FEWEST_ROWS: usize = 160;
 /// The columns of a block in panels: what is packed of them for one block of k stays in the cache's second level.
 const MOST_PANELS: usize = 16;
-/// The fewest, where there are more; others are a multiple of it, as tiles are two panels wide where registers are many.
+/// The fewest, where there are more; others are a multiple of it, as tiles are two panels wide where registers are
+/// many.
 const FEWEST_PANELS: usize = 2;
 /// Work of at most so many rows is cut into columns alone.
 const FEW_ROWS: usize = 16;
 /// The fewest columns of such a block in panels, where there are more: as many as the widest tile has.
 const FEW_ROWS_PANELS: usize = 16;
-/// The most rows times panels of such a block, so that a thread may keep its sums from call to call, and a cache hold them.
+/// The most rows times panels of such a block, so that a thread may keep its sums from call to call, and a cache hold
+/// them.
 const FEW_ROWS_SUMS: usize = if cfg!(feature = "std") { 1 << 14 } else { usize::MAX };
 
 /// How many rows and how many panels each block has, where there are so many threads.
-fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> (usize, usize) {
+fn partition<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> (usize, usize) {
     let panels = cols.div_ceil(panel_width::<C>());
     // Part of a panel takes as long as a whole one.
     let work = rows.saturating_mul(k.max(1)).saturating_mul(panels.saturating_mul(panel_width::<C>()));
@@ -86,27 +98,28 @@ fn cut<C>((rows, k, cols): (usize, usize, usize), few: bool, threads: usize) -> 
 
 kernel! {
     /// A product of one storage type. Nothing is written where there is no memory for that.
-    Multiply<T>(product: Product<'a, T, T>, out: MatrixMut<'a, T>) -> Result<(), NoMemory> = run_alone
+    Multiply<T>(product: Product<'a, T, T>, out: MatrixMut<'a, T>) -> Result<(), NoMemory> = multiply_alone
 }
 kernel! {
     /// A product in the compute type with a weight that is stored in another.
-    MultiplyWide<T>(product: Product<'a, T::Acc, T>, out: MatrixMut<'a, T::Acc>) -> Result<(), NoMemory> = run_alone
+    MultiplyWide<T>(product: Product<'a, T::Acc, T>, out: MatrixMut<'a, T::Acc>) -> Result<(), NoMemory> = multiply_alone
 }
 kernel! {
-    /// One of several products, on all threads or on this one. It needs no more memory than a workspace of [`most_room`] has.
+    /// One of several products, on all threads or on this one. It needs no more memory than a workspace of
+    /// [`max_workspace`] has.
     MultiplyIn<T>(workspace: &'a mut Workspace, product: Product<'a, T, T>, out: MatrixMut<'a, T>, threads: bool)
-        -> Result<(), NoMemory> = run
+        -> Result<(), NoMemory> = multiply
 }
 
-fn run_alone<T: Float, W: Float<Acc = T::Acc>>(
+fn multiply_alone<T: Float, W: Float<Acc = T::Acc>>(
     product: Product<'_, T, W>,
     out: MatrixMut<'_, T>,
 ) -> Result<(), NoMemory> {
-    run(&mut Workspace::take(), product, out, true)
+    multiply(&mut Workspace::take(), product, out, true)
 }
 
 /// Computes `product` into `out`, on all threads or on this one.
-fn run<T: Float, W: Float<Acc = T::Acc>>(
+fn multiply<T: Float, W: Float<Acc = T::Acc>>(
     workspace: &mut Workspace,
     product: Product<'_, T, W>,
     out: MatrixMut<'_, T>,
@@ -118,9 +131,9 @@ fn run<T: Float, W: Float<Acc = T::Acc>>(
     }
     #[cfg(feature = "std")]
     if cols == 1 && rows > 1 && out.row_stride() == 1 {
-        return run_column(product, out, threads, workspace);
+        return multiply_as_row(product, out, threads, workspace);
     }
-    run_blocks(product.x, product.weight, product.finish, out, threads, workspace)
+    multiply_in_blocks(product.x, product.weight, product.epilogue, out, threads, workspace)
 }
 
 /// A weight of one column as the row that it is in memory.
@@ -136,27 +149,27 @@ fn column_of<C, W: Float>(weight: Weight<'_, W>) -> Option<Matrix<'_, W>> {
 
 /// A result of one column is computed as the row that it is in memory: transposed, with the operands exchanged.
 #[cfg(feature = "std")]
-fn run_column<T: Float, W: Float<Acc = T::Acc>>(
+fn multiply_as_row<T: Float, W: Float<Acc = T::Acc>>(
     product: Product<'_, T, W>,
     out: MatrixMut<'_, T>,
     threads: bool,
     workspace: &mut Workspace,
 ) -> Result<(), NoMemory> {
-    let Product { x, weight, finish } = product;
-    let Some(row) = column_of::<T::Acc, W>(weight) else { return Ok(()) };
-    let bias = match finish.bias {
+    let Product { x, weight, epilogue } = product;
+    let Some(row) = column_of::<T::Acc, W>(weight) else { return bug!(Ok(())) };
+    let bias = match epilogue.bias {
         Bias::None => Bias::None,
-        Bias::Stored(values) => values.first().map_or(Bias::None, |value| Bias::One(value.to_acc())),
-        Bias::Computed(values) => values.first().map_or(Bias::None, |&value| Bias::One(value)),
-        Bias::One(value) => Bias::One(value),
+        Bias::Stored(values) => values.first().map_or(Bias::None, |value| Bias::Uniform(value.to_acc())),
+        Bias::Computed(values) => values.first().map_or(Bias::None, |&value| Bias::Uniform(value)),
+        Bias::Uniform(value) => Bias::Uniform(value),
     };
-    let residual = match finish.residual {
+    let residual = match epilogue.residual {
         Residual::Matrix(matrix) => Residual::Matrix(matrix.transpose()),
         other => other,
     };
-    let Some(out) = out.column_as_row() else { return Ok(()) };
-    let finish = Finish { bias, residual, ..finish };
-    run_blocks(row, Weight::Matrix(x.transpose()), finish, out, threads, workspace)
+    let Some(out) = out.column_as_row() else { return bug!(Ok(())) };
+    let epilogue = FusedEpilogue { bias, residual, ..epilogue };
+    multiply_in_blocks(row, Weight::Matrix(x.transpose()), epilogue, out, threads, workspace)
 }
 
 /// How a product is cut into blocks. `None`: it is so small that it is one.
@@ -172,44 +185,90 @@ fn tiling<X: Float, W: Float<Acc = X::Acc>>(
     }
     let few = !cfg!(feature = "std") || rows <= FEW_ROWS;
     let many = if threads { parallel::num_threads().max(1) } else { 1 };
-    let (block_rows, block_panels) = cut::<X::Acc>((rows, k, cols), few, many);
+    let (block_rows, block_panels) = partition::<X::Acc>((rows, k, cols), few, many);
     // So that no block but the first begins with columns that straddle cache lines.
     #[cfg(feature = "std")]
-    let shift = Sides { x, weight }.straddling();
+    let shift = {
+        let layout = BlockOperands { x, weight }.layout();
+        let reads_lines = rows <= MAX_MR_OVERLAPPING
+            || plan((rows, cols, k), &layout, 1, Registers::at::<X::Acc>(simd::level())) == Plan::GemvRows;
+        if reads_lines { layout.misalignment() } else { 0 }
+    };
     #[cfg(not(feature = "std"))]
     let (shift, _) = (0, weight);
     Some(Tiling { size: (block_rows, block_panels * panel_width::<X::Acc>()), shift })
 }
 
 /// Cuts a product into blocks, and has them computed.
-fn run_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
+fn multiply_in_blocks<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
-    finish: Finish<'_, T>,
+    epilogue: FusedEpilogue<'_, T>,
     #[cfg_attr(not(feature = "std"), allow(unused_mut, reason = "lent once more with std"))] mut out: MatrixMut<'_, T>,
     threads: bool,
     workspace: &mut Workspace,
 ) -> Result<(), NoMemory> {
     let shape = out.shape();
-    let Some(tiling) = tiling(x, weight, shape, threads) else { return run_block(x, weight, finish, out, workspace) };
+    let Some(tiling) = tiling(x, weight, shape, threads) else {
+        #[cfg(feature = "python")]
+        note_plan(x, weight, shape, false);
+        return multiply_block(x, weight, epilogue, out, workspace);
+    };
+    #[cfg(feature = "python")]
+    let first = (tiling.size.0.min(shape.0), tiling.size.1.min(shape.1));
     #[cfg(feature = "std")]
-    if tiling.size.0 < shape.0 && shape.0 > FEW_ROWS {
-        let packed = Sides { x, weight }.with_packed(shape.0, threads, |panels| {
-            let weight = Weight::Packed { panels, shape: (x.cols(), shape.1) };
-            run_cut(x, weight, finish, out.reborrow(), tiling, threads, workspace)
-        });
-        if let Some(result) = packed {
-            return result;
+    if tiling.size.0 < shape.0 {
+        let operands = BlockOperands { x, weight };
+        let (size, row_blocks) = ((shape.0, shape.1, x.cols()), shape.0.div_ceil(tiling.size.0));
+        let registers = Registers::at::<T::Acc>(simd::level());
+        if plan(size, &operands.layout(), row_blocks, registers) == Plan::Tiles(PanelSource::PackOnce) {
+            let packed = operands.pack_once(threads, |panels| {
+                #[cfg(feature = "python")]
+                note_plan(x, Weight::Packed { panels, shape: (x.cols(), shape.1) }, first, true);
+                let weight = Weight::Packed { panels, shape: (x.cols(), shape.1) };
+                multiply_partitioned(x, weight, epilogue, out.reborrow(), tiling, threads, workspace)
+            });
+            if let Some(result) = packed {
+                return result;
+            }
         }
     }
-    run_cut(x, weight, finish, out, tiling, threads, workspace)
+    #[cfg(feature = "python")]
+    note_plan(x, weight, first, false);
+    multiply_partitioned(x, weight, epilogue, out, tiling, threads, workspace)
 }
 
-/// Has blocks computed.
-fn run_cut<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
+/// Tells `explain` which way the first block of a product goes, (rows, columns) of it.
+#[cfg(feature = "python")]
+fn note_plan<X: Float, W: Float<Acc = X::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
-    finish: Finish<'_, T>,
+    (rows, cols): (usize, usize),
+    is_packed_once: bool,
+) {
+    crate::trace::note(|| {
+        let k = x.cols();
+        let operands = BlockOperands { x: x.block(0..rows, 0..k), weight: weight.part(k, 0..cols) };
+        let registers = Registers::at::<X::Acc>(simd::level());
+        let plan = if is_packed_once {
+            Plan::Tiles(PanelSource::PackOnce)
+        } else {
+            plan((rows, cols, k), &operands.layout(), 1, registers)
+        };
+        let tile = match plan {
+            Plan::Tiles(PanelSource::InPlace | PanelSource::Overlapping { .. }) => registers.tile((rows, cols), false),
+            Plan::Tiles(_) => registers.tile((rows, cols), true),
+            _ => (0, 0),
+        };
+        crate::trace::Event::Plan { name: plan.name(), tile }
+    });
+}
+
+/// Has the blocks of a partitioned product computed.
+fn multiply_partitioned<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
+    x: Matrix<'_, X>,
+    weight: Weight<'_, W>,
+    epilogue: FusedEpilogue<'_, T>,
     mut out: MatrixMut<'_, T>,
     tiling: Tiling,
     threads: bool,
@@ -218,12 +277,12 @@ fn run_cut<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
     let (shape, k) = (out.shape(), x.cols());
     let block = |workspace: &mut Workspace, rows: Range<usize>, cols: Range<usize>, out: MatrixMut<'_, T>| {
         let x = x.block(rows.clone(), 0..k);
-        let (weight, finish) = (weight.part(k, cols.clone()), finish.part(rows, cols));
-        run_block(x, weight, finish, out, workspace)
+        let (weight, epilogue) = (weight.part(k, cols.clone()), epilogue.part(rows, cols));
+        multiply_block(x, weight, epilogue, out, workspace)
     };
     let count = tiling.count(shape);
     #[cfg(feature = "std")]
-    let bytes = if count > 1 { room_of_blocks(x, weight, shape, tiling) } else { 0 };
+    let bytes = if count > 1 { workspace_of_blocks(x, weight, shape, tiling) } else { 0 };
     #[cfg(not(feature = "std"))]
     let bytes = 0;
     // For all blocks, before the first is written.
@@ -251,7 +310,7 @@ fn run_cut<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
 
 /// The bytes of the workspace that each block of a product takes at most.
 #[cfg(feature = "std")]
-fn room_of_blocks<X: Float, W: Float<Acc = X::Acc>>(
+fn workspace_of_blocks<X: Float, W: Float<Acc = X::Acc>>(
     x: Matrix<'_, X>,
     weight: Weight<'_, W>,
     shape: Shape,
@@ -264,17 +323,17 @@ fn room_of_blocks<X: Float, W: Float<Acc = X::Acc>>(
     for first in [0, count - across].into_iter().take(if count > across { 2 } else { 1 }) {
         for col in (0..across.min(2)).chain((across > 2).then_some(across - 1)) {
             let (rows, cols) = tiling.tile(shape, first + col);
-            let sides = Sides { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
-            bytes = bytes.max(BlockRoom::run::<X::Acc>(&sides, (rows.len(), cols.len()), k));
+            let operands = BlockOperands { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
+            bytes = bytes.max(BlockWorkspace::run::<X::Acc>(&operands, (rows.len(), cols.len()), k));
         }
     }
     bytes
 }
 
-/// The bytes of the workspace that each block of a product with so many rows, steps and columns takes at most, however its
-/// operands lie and however many threads there are.
+/// The bytes of the workspace that each block of a product with so many rows, steps and columns takes at most, however
+/// its operands lie and however many threads there are.
 #[cfg(feature = "std")]
-pub(crate) fn most_room<C>((rows, k, cols): (usize, usize, usize)) -> usize {
+pub(crate) fn max_workspace<C>((rows, k, cols): (usize, usize, usize)) -> usize {
     /// Of blocks of many rows, as [`FEW_ROWS_SUMS`] of others; the smallest products have fewer.
     const SUMS: usize = MOST_ROWS * MOST_PANELS;
     const { assert!(SUMS <= FEW_ROWS_SUMS && SMALL_SUMS <= FEW_ROWS_SUMS) };
@@ -285,67 +344,42 @@ pub(crate) fn most_room<C>((rows, k, cols): (usize, usize, usize)) -> usize {
     // One at either end, for columns of which the cut or the cache's lines do not allow for.
     let panels = cols.div_ceil(width).saturating_add(2);
     let most = |each: usize| FEW_ROWS_SUMS + each * rows.min(MOST_ROWS);
-    let step = block_depth(k);
+    let kc = kc_of(k);
     let line = |count: usize, each: usize| count.saturating_mul(each).saturating_mul(64);
-    let is_kept = k > step || rows <= FEW_ROWS;
-    let room = room([
-        line(panels.min(PACKED_PANELS), step),
-        rows.min(BAND_ROWS).saturating_mul(step).saturating_mul(size_of::<C>()),
+    let is_kept = k > kc || rows <= FEW_ROWS;
+    let bytes = bytes_of([
+        line(panels.min(NC_PANELS), kc),
+        rows.min(MC).saturating_mul(kc).saturating_mul(size_of::<C>()),
         if is_kept {
             line(rows.saturating_mul(panels).min(most(2)), 1)
         } else {
-            line(rows.min(BAND_ROWS), panels.min(MOST_VECTORS + 1))
+            line(rows.min(MC), panels.min(MAX_NR_VECTORS + 1))
         },
         if rows <= FEW_ROWS { line(rows.saturating_mul(panels.saturating_add(2)).min(most(4)), 1) } else { 0 },
         line(panels.min(FEW_ROWS_SUMS + 2).saturating_add(1), 1),
     ]);
     // A single column may be computed as a row.
-    if cols == 1 && rows > 1 { room.max(most_room::<C>((1, k, rows))) } else { room }
+    if cols == 1 && rows > 1 { bytes.max(max_workspace::<C>((1, k, rows))) } else { bytes }
 }
 
 #[cfg(not(feature = "std"))]
 #[allow(clippy::extra_unused_type_parameters, reason = "as with std")]
-pub(crate) fn most_room<C>(_: (usize, usize, usize)) -> usize {
+pub(crate) fn max_workspace<C>(_: (usize, usize, usize)) -> usize {
     0
-}
-
-#[cfg(feature = "std")]
-fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
-    x: Matrix<'_, X>,
-    weight: Weight<'_, W>,
-    finish: Finish<'_, T>,
-    out: MatrixMut<'_, T>,
-    workspace: &mut Workspace,
-) -> Result<(), NoMemory> {
-    let k = x.cols();
-    MultiplyBlock::run::<T::Acc>(&Sides { x, weight }, k, &mut Ending { finish, out }, workspace)
-}
-
-#[cfg(not(feature = "std"))]
-#[allow(clippy::unnecessary_wraps, reason = "as with std")]
-fn run_block<T: Float, X: Float<Acc = T::Acc>, W: Float<Acc = T::Acc>>(
-    x: Matrix<'_, X>,
-    weight: Weight<'_, W>,
-    finish: Finish<'_, T>,
-    out: MatrixMut<'_, T>,
-    _: &mut Workspace,
-) -> Result<(), NoMemory> {
-    super::direct::run_block(x, weight, finish, out);
-    Ok(())
 }
 
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use std::vec;
 
-    use super::super::block::room_here;
+    use super::super::macro_kernel::workspace_here;
     use super::*;
-    use crate::simd::{self, Level};
+    use crate::simd::Level;
 
-    /// What is reserved for all blocks is enough for each, so that none fails once the first is written; and what is reserved
-    /// for any product is enough for all of them.
+    /// What is reserved for all blocks is enough for each, so that none fails once the first is written; and what is
+    /// reserved for any product is enough for all of them.
     #[test]
-    fn each_block_has_room_in_what_is_reserved() {
+    fn each_block_fits_what_is_reserved() {
         fn check<T: Float>(sizes: (usize, usize, usize), threads: usize) {
             let (rows, k, cols) = sizes;
             // Strides of 0 make views of any size of one number; those of 1 lie side by side, over one another.
@@ -360,12 +394,13 @@ mod tests {
                 for weight in [Weight::Matrix(weight), panels] {
                     let Some(tiling) = tiling(x, weight, (rows, cols), true) else { continue };
                     let shape = (rows, cols);
-                    let reserved = room_of_blocks(x, weight, shape, tiling);
-                    assert!(reserved <= most_room::<T::Acc>(sizes), "{sizes:?} on {threads} threads: {reserved}");
+                    let reserved = workspace_of_blocks(x, weight, shape, tiling);
+                    assert!(reserved <= max_workspace::<T::Acc>(sizes), "{sizes:?} on {threads} threads: {reserved}");
                     for index in 0..tiling.count(shape) {
                         let (rows, cols) = tiling.tile(shape, index);
-                        let sides = Sides { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
-                        let needed = room_here::<T::Acc>(&sides, (rows.len(), cols.len()), k);
+                        let sides =
+                            BlockOperands { x: x.block(rows.clone(), 0..k), weight: weight.part(k, cols.clone()) };
+                        let needed = workspace_here::<T::Acc>(&operands, (rows.len(), cols.len()), k);
                         assert!(needed <= reserved, "{sizes:?} on {threads} threads, {index}: {needed} of {reserved}");
                     }
                 }

@@ -3,9 +3,10 @@
 use core::mem::MaybeUninit;
 
 use super::inlined;
+use crate::macros::bug;
 use crate::simd;
 
-/// Terms that an accumulator of a [`Tree`] takes before the totals move up.
+/// Terms that an accumulator of a [`PairwiseFold`] takes before the totals move up.
 pub(super) const CHAIN: usize = if simd::HAS_VECTORS { 4 } else { 16 };
 
 /// Combines the terms of n vectors in an order that n alone fixes.
@@ -14,21 +15,21 @@ pub(super) const CHAIN: usize = if simd::HAS_VECTORS { 4 } else { 16 };
 /// blocks and so on: as a sum of floats, its error is that of pairwise summation (Higham, Accuracy and Stability of
 /// Numerical Algorithms, 4.2).
 #[derive(Debug)]
-pub(crate) struct Tree<A> {
+pub(crate) struct PairwiseFold<A> {
     /// The totals of the complete subtrees so far, from the largest to the smallest: one for each 1 bit of `blocks`.
     totals: [MaybeUninit<A>; usize::BITS as usize],
     depth: usize,
     blocks: usize,
 }
 
-impl<A: Copy> Tree<A> {
+impl<A: Copy> PairwiseFold<A> {
     #[inline(always)]
     pub(crate) fn new() -> Self {
         Self { totals: [const { MaybeUninit::uninit() }; usize::BITS as usize], depth: 0, blocks: 0 }
     }
 
     #[inline(always)]
-    pub(super) fn run<const WIDE: usize>(
+    pub(super) fn fold<const WIDE: usize>(
         vectors: usize,
         neutral: A,
         mut term: impl FnMut(usize) -> A,
@@ -79,9 +80,9 @@ impl<A: Copy> Tree<A> {
     }
 
     /// The total of the vectors that no block was filled with; blocks are in the tree. For terms that are worth being
-    /// taken in step, N vectors at a time, which leave no registers for more accumulators than that, nor need them.
+    /// unrolled, N vectors at a time, which leave no registers for more accumulators than that, nor need them.
     #[inline(always)]
-    pub(super) fn in_step<const N: usize>(
+    pub(super) fn unrolled<const N: usize>(
         &mut self,
         vectors: usize,
         neutral: A,
@@ -120,7 +121,7 @@ impl<A: Copy> Tree<A> {
         total(parts)
     }
 
-    /// [`finish`](Tree::finish), inlined where there are vectors.
+    /// [`finish`](PairwiseFold::finish), inlined where there are vectors.
     #[inline(always)]
     pub(super) fn finish_with(&mut self, total: A, combine: &impl Fn(A, A) -> A) -> A {
         if simd::HAS_VECTORS { self.finish(total, combine) } else { self.finish_apart(total, combine) }
@@ -136,12 +137,14 @@ impl<A: Copy> Tree<A> {
         if let Some(slot) = self.totals.get_mut(self.depth) {
             *slot = MaybeUninit::new(total);
             self.depth += 1;
+        } else {
+            bug!();
         }
         self.blocks += 1;
     }
 
-    /// [`push`](Tree::push) as a function of its own, for targets that have no instructions to be compiled for and little
-    /// room for code.
+    /// [`push`](PairwiseFold::push) as a function of its own, for targets that have no instructions to be compiled for
+    /// and little space for code.
     #[inline(never)]
     fn push_apart(&mut self, total: A, combine: &impl Fn(A, A) -> A) {
         self.push(total, combine);
@@ -152,7 +155,7 @@ impl<A: Copy> Tree<A> {
         combine(self.pop(), total)
     }
 
-    /// [`finish`](Tree::finish) as a function of its own.
+    /// [`finish`](PairwiseFold::finish) as a function of its own.
     #[inline(never)]
     fn finish_apart(&mut self, total: A, combine: &impl Fn(A, A) -> A) -> A {
         self.finish(total, combine)
