@@ -15,7 +15,8 @@ use std::{ptr, slice};
 
 use numpy::npyffi::{
     self, NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_ENSUREARRAY, NPY_ARRAY_FORCECAST, NPY_ARRAY_NOTSWAPPED,
-    NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE, PY_ARRAY_API, PyArray_Descr, PyArrayObject, PyArrayObject_fields, npy_intp,
+    NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE, NPY_TYPES, PY_ARRAY_API, PyArray_Descr, PyArrayObject,
+    PyArrayObject_fields, npy_intp,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
@@ -33,8 +34,9 @@ pub(super) struct Snapshot {
     /// The number of elements.
     len: usize,
     itemsize: u32,
-    /// Where the descriptor was, to be compared.
+    /// Where the descriptor was, and NumPy's number of its type, to be compared.
     descr: *mut PyArray_Descr,
+    type_num: i32,
     flags: i32,
     dtype: Option<Dtype>,
     kind: u8,
@@ -54,24 +56,26 @@ impl Snapshot {
         let (data, descr, flags) = (fields.data.cast(), fields.descr, fields.flags);
         let (layout, len) = Layout::new(shape, strides, flags & NPY_ARRAY_C_CONTIGUOUS != 0)?;
         // SAFETY: the descriptor of a live array, read while no foreign code runs.
-        let (kind, native) = unsafe { ((*npyffi::_PyDataType_GET_ITEM_DATA(descr)).kind as u8, is_native(descr)) };
+        let (kind, native, type_num) =
+            unsafe { ((*npyffi::_PyDataType_GET_ITEM_DATA(descr)).kind as u8, is_native(descr), type_num(descr)) };
         // SAFETY: as above. A dtype that was not seen before is asked for its name, the rest is read by then.
         let (itemsize, dtype) = unsafe {
+            let builtin = Dtype::builtin(descr);
             // NumPy keeps it in an int.
-            let itemsize = || npyffi::PyDataType_ELSIZE(py, descr) as u32;
-            match Dtype::builtin(descr) {
-                Some(dtype) => (dtype.size() as u32, Some(dtype)),
-                None => (itemsize(), Dtype::registered(py, descr)),
-            }
+            let itemsize =
+                builtin.map_or_else(|| npyffi::PyDataType_ELSIZE(py, descr) as u32, |dtype| dtype.size() as u32);
+            let registered = || Dtype::registered(py, descr).filter(|dtype| dtype.size() as u32 == itemsize);
+            (itemsize, builtin.or_else(registered))
         };
-        Ok(Self { data, layout, len, itemsize, descr, flags, dtype, kind, native })
+        Ok(Self { data, layout, len, itemsize, descr, type_num, flags, dtype, kind, native })
     }
 
     /// Whether a second look at the array finds the same.
     ///
     /// Where the descriptor is another object, the elements are taken to be others too. Where it lies in the same place,
-    /// it may still be another, made after the first was freed: but if addresses and strides are the same, so are the
-    /// bytes, and they are read as what they were.
+    /// it may still be another, made after the first was freed: so its type is compared as well, which tells the size
+    /// of what kernels read. With that, shape and strides the same, the array reaches as far as it did; which bytes of
+    /// a number come first does not matter for it.
     #[inline(always)]
     fn still_holds(&self, object: &Bound<'_, PyAny>) -> bool {
         let fields = fields(object);
@@ -79,7 +83,25 @@ impl Snapshot {
         let dense = fields.flags & NPY_ARRAY_C_CONTIGUOUS != 0;
         ptr::eq(fields.data.cast(), self.data)
             && ptr::eq(fields.descr, self.descr)
+            // SAFETY: the descriptor of a live array, read while no foreign code runs.
+            && unsafe { self.is_of_type(object.py(), fields.descr) }
             && self.layout.is(shape, strides, dense)
+    }
+
+    /// Whether a descriptor is of the type that was seen, and for types of other packages, where `dtype.__setstate__` can
+    /// change it, of the same size.
+    ///
+    /// # Safety
+    ///
+    /// `descr` is the descriptor of a live array.
+    #[inline(always)]
+    unsafe fn is_of_type(&self, py: Python<'_>, descr: *mut PyArray_Descr) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            type_num(descr) == self.type_num
+                && (self.type_num < NPY_TYPES::NPY_USERDEF as i32
+                    || npyffi::PyDataType_ELSIZE(py, descr) as u32 == self.itemsize)
+        }
     }
 
     #[inline]
@@ -209,6 +231,20 @@ unsafe fn is_native(descr: *mut PyArray_Descr) -> bool {
     unsafe { (*npyffi::_PyDataType_GET_ITEM_DATA(descr)).byteorder as u8 != SWAPPED }
 }
 
+/// NumPy's number of a descriptor's type.
+///
+/// # Safety
+///
+/// `descr` is the descriptor of a live array.
+#[inline(always)]
+unsafe fn type_num(descr: *mut PyArray_Descr) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { (*npyffi::_PyDataType_GET_ITEM_DATA(descr)).type_num }
+}
+
+/// What NumPy keeps of an array. Only for this file, where each caller has seen that the object is one: an object does
+/// not stop being an array, whatever runs meanwhile. Numbers are to be copied out at once, as any foreign code may
+/// change them.
 #[inline(always)]
 fn fields<'a>(array: &'a Bound<'_, PyAny>) -> &'a PyArrayObject_fields {
     // SAFETY: callers pass arrays, alive as long as borrowed.
@@ -259,13 +295,13 @@ impl<'py> NdArray<'py> {
         let fields = fields(object);
         let (data, descr, flags) = (fields.data.cast(), fields.descr, fields.flags);
         // SAFETY: the descriptor of a live array, read while no foreign code runs.
-        let (dtype, native) = unsafe { (Dtype::builtin(descr)?, is_native(descr)) };
+        let (dtype, native, type_num) = unsafe { (Dtype::builtin(descr)?, is_native(descr), type_num(descr)) };
         if flags & FLAGS != FLAGS || !native {
             return None;
         }
         let (layout, len) = Layout::dense(dims(fields).0)?;
-        let itemsize = dtype.size() as u32;
-        let seen = Snapshot { data, layout, len, itemsize, descr, flags, dtype: Some(dtype), kind: b'f', native };
+        let (itemsize, dtype, kind) = (dtype.size() as u32, Some(dtype), b'f');
+        let seen = Snapshot { data, layout, len, itemsize, descr, type_num, flags, dtype, kind, native };
         Some(Self { object: object.clone(), seen, name })
     }
 
@@ -278,8 +314,11 @@ impl<'py> NdArray<'py> {
     pub(super) unsafe fn made(object: Bound<'py, PyAny>, dtype: Dtype, shape: &[npy_intp]) -> Option<Self> {
         let (layout, len) = Layout::dense(shape)?;
         let fields = fields(&object);
-        let (data, descr, flags, itemsize) = (fields.data.cast(), fields.descr, fields.flags, dtype.size() as u32);
-        let seen = Snapshot { data, layout, len, itemsize, descr, flags, dtype: Some(dtype), kind: b'f', native: true };
+        let (data, descr, flags) = (fields.data.cast(), fields.descr, fields.flags);
+        // SAFETY: the descriptor of a live array, read while no foreign code runs.
+        let type_num = unsafe { type_num(descr) };
+        let (itemsize, dtype, kind, native) = (dtype.size() as u32, Some(dtype), b'f', true);
+        let seen = Snapshot { data, layout, len, itemsize, descr, type_num, flags, dtype, kind, native };
         Some(Self { object, seen, name: "out" })
     }
 

@@ -64,6 +64,95 @@ def test_an_array_that_changes_within_a_call(name, tmp_path):
     assert not wrong, "\n".join([f"{len(wrong)} tries of {name} went wrong:", *wrong[:40]])
 
 
+DESCRIPTOR = """
+import numpy as np, polyglot_bridge as pb
+count, reached = 20_000, 0
+made = lambda code: np.dtype(code, metadata={"own": 1})
+for _ in range(5):
+    bias = np.ones(count, made("f4"))
+    place, data, kept = id(bias.dtype), bias.ctypes.data, []
+    tries = 0
+
+    def change(*_):
+        # Another descriptor in the place of the first, of numbers half as long, and as many of them in half of the memory.
+        global tries, reached
+        tries += 1
+        if tries > 1:
+            return
+        bias.dtype = "f2"
+        while len(kept) < 2000:
+            kept.append(made("f2"))
+            if id(kept[-1]) == place:
+                bias.dtype = kept.pop()
+                bias.resize(count, refcheck=False)
+                reached += bias.ctypes.data == data
+                return
+
+    # The rounded weight overflows, of which NumPy tells.
+    with np.errstate(over="call", call=change):
+        try:
+            layer = pb.Linear(np.full((2, count), 1e30), bias, dtype="float16")
+        except ValueError as error:
+            assert "bias" in str(error), error
+        else:
+            assert not tries, f"taken as it was: {layer.bias[-3:]}, {reached}"
+print("done")
+"""
+
+
+def test_a_descriptor_in_the_place_of_another():
+    """Its address says nothing of what the elements are."""
+    assert python(DESCRIPTOR).strip() == "done"
+
+
+MODULES = """
+import sys, types
+import numpy as np, polyglot_bridge as pb
+panels = np.zeros(2 * 64 * 64, np.uint8)
+layer = pb._core._packed_linear(panels, (64, 64), None, None, "bfloat16", 1)
+real, dtype = sys.modules.pop("ml_dtypes", None), np.dtype
+try:
+    for scalar in (np.int8, np.bool_, np.float64, object, "S1", None):
+        sys.modules["ml_dtypes"] = types.SimpleNamespace(bfloat16=scalar)
+        for np.dtype in (dtype, lambda scalar: scalar, lambda scalar: 5, lambda scalar: types.SimpleNamespace()):
+            for call in (lambda: layer.weight, lambda: layer.dtype, lambda: pb.Linear(np.ones((64, 64)), dtype="bfloat16")):
+                try:
+                    answer = call()
+                except TypeError as error:
+                    assert "bfloat16" in str(error), error
+                else:
+                    raise AssertionError(f"taken for bfloat16: {scalar} {answer}")
+finally:
+    np.dtype = dtype
+    del sys.modules["ml_dtypes"]
+
+try:
+    import ml_dtypes
+except ImportError:
+    pass
+else:
+    x = np.ones((64, 64), ml_dtypes.bfloat16)
+    out = np.empty_like(x)
+    assert (pb.relu(x, out=out) == x).all() and layer.weight.nbytes == 2 * 64 * 64
+    # NumPy's own arrays are of as many bytes as their dtype says now.
+    np.dtype(ml_dtypes.bfloat16).__setstate__((3, "<", None, None, None, 1, 1, 64))
+    short = np.ones((64, 64), ml_dtypes.bfloat16)
+    for call in (lambda: layer.weight, lambda: pb.relu(short), lambda: pb.relu(x), lambda: pb.relu(x, out=out), lambda: layer(short)):
+        try:
+            call()
+        except TypeError as error:
+            assert "bfloat16" in str(error), error
+        else:
+            assert short.nbytes == 2 * 64 * 64, "elements of one byte read as of two"
+print("done")
+"""
+
+
+def test_modules_that_are_not_what_they_seem():
+    """An array is made of a dtype of as many bytes as are written, whatever stands in for `ml_dtypes` or `numpy.dtype`."""
+    assert python(MODULES).strip() == "done"
+
+
 LISTS = """
 import polyglot_bridge as pb
 class Item:
