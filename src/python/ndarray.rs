@@ -494,6 +494,9 @@ fn exporter<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     object.cast::<pyo3::types::PyMemoryView>().ok()?.getattr("obj").ok()
 }
 
+/// So many views may lie between an array and the owner of its memory.
+const MOST_VIEWS: usize = 1 << 20;
+
 /// Weak references that keep the memory of arrays where it is, while a kernel runs without the GIL or foreign code runs
 /// within a call: NumPy does not resize, even with `refcheck=False`, what has a weak reference.
 #[derive(Debug, Default)]
@@ -503,21 +506,22 @@ impl<'py> Pins<'py> {
     /// Pins an object that is an array, or the array whose memory it shows: that of a view belongs to its base.
     pub(super) fn pin(&mut self, object: &Bound<'py, PyAny>) -> PyResult<()> {
         let mut object = object.clone();
-        // A view's base is the owner; what else may stand between them is not many deep.
-        for _ in 0..8 {
+        // A view's base is the owner, but where views are of different classes: then each is a view of the one before.
+        // Older NumPy lets `data` be assigned such that there is no end.
+        for _ in 0..MOST_VIEWS {
             // SAFETY: the object is alive.
             let next = if unsafe { npyffi::PyArray_Check(object.py(), object.as_ptr()) } == 0 {
                 exporter(&object)
             } else if fields(&object).flags & NPY_ARRAY_OWNDATA != 0 {
                 return self.add(&object);
             } else {
-                // SAFETY: an array owns a reference to its base, where it has one.
+                // SAFETY: an array owns a reference to its base, where it has one, and here gets another.
                 unsafe { Bound::from_borrowed_ptr_or_opt(object.py(), fields(&object).base) }
             };
             let Some(next) = next else { return Ok(()) };
             object = next;
         }
-        Ok(())
+        Err(value_error!("an array is a view of a view of a view, and so on without end"))
     }
 
     fn add(&mut self, array: &Bound<'py, PyAny>) -> PyResult<()> {

@@ -105,6 +105,36 @@ def test_a_descriptor_in_the_place_of_another():
     assert python(DESCRIPTOR).strip() == "done"
 
 
+VIEWS = """
+import numpy as np, polyglot_bridge as pb
+
+class Factor:
+    def __float__(self):
+        try:
+            owner.resize(1, refcheck=False)
+        except ValueError:
+            return 2.0
+        raise AssertionError(f"resized under {depth} views")
+
+for depth in (0, 1, 7, 8, 100, 3000):
+    x = owner = np.ones(1 << 16)
+    for number in range(depth):
+        # Of one class, each would be a view of the owner.
+        x = x.view(type(f"View{number}", (np.ndarray,), {}))
+    x = x.view(np.ndarray)
+    assert (pb.scale(x, Factor()) == 2.0).all()
+    # Bases are freed one within the other.
+    while x is not owner:
+        x = x.base
+print("done")
+"""
+
+
+def test_views_of_views():
+    """The memory that they show stays, however many they are."""
+    assert python(VIEWS).strip() == "done"
+
+
 MODULES = """
 import sys, types
 import numpy as np, polyglot_bridge as pb
