@@ -117,7 +117,7 @@ impl<'a, 'py, 'l, L: Iterator<Item = &'l Linear>> Inputs<'a, 'py> for Arguments<
 
     #[inline]
     fn operands(mut self, op: &str) -> PyResult<Self::Operands> {
-        self.layers.try_for_each(|layer| layer.kept.iter().try_for_each(|kept| kept.look_again(self.py, op)))?;
+        self.layers.try_for_each(|layer| layer.look_again(self.py, op))?;
         self.arrays.operands(op)
     }
 }
@@ -562,7 +562,8 @@ impl Linear {
         panels.look_again(py, OP)?;
         bias.iter().try_for_each(|bias| bias.look_again(py, OP))?;
         let packed = for_dtype!(dtype, W => {
-            // SAFETY: the layer keeps both arrays as long as the slices, and looks at them again in each call.
+            // SAFETY: the layer owns both arrays and drops them after `packed`, which has the slices. Whatever reads those
+            // looks at the arrays again: `Arguments::operands`, `copied`, `Panels`. What is made below reads their lengths.
             let (panels, bias) = unsafe { (panels.numbers::<W>(), bias.as_ref().map(|bias| bias.numbers())) };
             boxed(PackedLinear::<W>::from_packed(panels, shape, bias, activation)?)
         });
@@ -835,7 +836,9 @@ struct Panels(Py<Linear>);
 impl Panels {
     #[getter]
     fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyDict>> {
-        let extent = self.0.get().packed.panels().extent();
+        let layer = self.0.get();
+        layer.look_again(py, "Linear")?;
+        let extent = layer.packed.panels().extent();
         let interface = pyo3::types::PyDict::new(py);
         interface.set_item("version", 3)?;
         interface.set_item("shape", (extent.len(),))?;
@@ -846,6 +849,12 @@ impl Panels {
 }
 
 impl Linear {
+    /// Sees that panels and bias lie where they did.
+    #[inline]
+    fn look_again(&self, py: Python<'_>, op: &str) -> PyResult<()> {
+        self.kept.iter().try_for_each(|kept| kept.look_again(py, op))
+    }
+
     /// A new array that `write` fills.
     fn copied<'py>(
         &self,
@@ -855,9 +864,10 @@ impl Linear {
         write: impl FnOnce(BlockMut<'_>) -> Result<(), Error>,
     ) -> Returned<'py> {
         const OP: &str = "Linear";
-        self.kept.iter().try_for_each(|kept| kept.look_again(py, OP))?;
         let mut slot = Slot::default();
         let output = Output::fresh(&mut slot, py, dtype, shape)?;
+        // Now, as to make the array may have run anything: where its dtype comes from is imported.
+        self.look_again(py, OP)?;
         if output.written().len() > 0 {
             let cols = shape.last().map_or(1, |cols| cols.unsigned_abs());
             let mut target = output.target(OP)?;

@@ -886,9 +886,15 @@ impl NdArray<'_> {
 }
 
 impl Kept {
-    /// Sees that the array's memory is what it was. Its shape does not matter: what was seen of it stays.
+    /// Sees that the array's memory is what it was. Its shape does not matter: what was seen of it stays. How many bytes
+    /// there are does: `__setstate__` may have put fewer in the same place.
     pub(super) fn look_again(&self, py: Python<'_>, op: &str) -> PyResult<()> {
-        if ptr::eq(fields(self.object.bind(py)).data.cast(), self.seen.data) {
+        let array = fields(self.object.bind(py));
+        let len = dims(array).0.iter().fold(1, |len: usize, dim| len.saturating_mul(dim.unsigned_abs()));
+        // SAFETY: the descriptor of a live array, read while no foreign code runs.
+        let item = usize::try_from(unsafe { npyffi::PyDataType_ELSIZE(py, array.descr) }).unwrap_or(0);
+        let bytes = self.seen.len().saturating_mul(self.seen.itemsize());
+        if ptr::eq(array.data.cast(), self.seen.data) && len.saturating_mul(item) >= bytes {
             return Ok(());
         }
         let (name, shape) = (self.name, Shape(self.seen.shape()));
@@ -899,7 +905,8 @@ impl Kept {
     ///
     /// # Safety
     ///
-    /// The slice is not used after `self` is gone, nor unless [`look_again`](Kept::look_again) said Ok in the same call.
+    /// The slice is not used after `self` is gone, nor unless [`look_again`](Kept::look_again) has just said Ok: no foreign
+    /// code may have run on this thread since.
     pub(super) unsafe fn numbers<T: Element>(&self) -> &'static [T] {
         let len = self.seen.len() * self.seen.itemsize() / size_of::<T>();
         let aligned = (self.seen.data as usize).is_multiple_of(align_of::<T>());
@@ -907,7 +914,8 @@ impl Kept {
             debug_assert!(len == 0, "numbers of an array that is not dense");
             return &[];
         }
-        // SAFETY: dense and aligned, as just seen, alive as long as `self` keeps it.
+        // SAFETY: dense and aligned, as just seen. It is alive while the slice is used, since `self` owns the array, weak
+        // references keep that from being resized, and the caller sees that it has not been given other memory.
         unsafe { slice::from_raw_parts(self.seen.data.cast_const().cast(), len) }
     }
 }

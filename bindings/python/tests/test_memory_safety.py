@@ -307,6 +307,77 @@ def test_panels_that_are_resized_under_a_layer():
     assert python(RESIZED).strip() == "done"
 
 
+RESTATED = """
+import sys, types
+import numpy as np, polyglot_bridge as pb
+make, (panels, shape, _, activation, dtype, layout) = pb.Linear(np.ones((8, 24), np.float32)).__reduce_ex__(5)
+few = np.dtype("u1")
+
+def layer_over(numbers, shape, dtype):
+    # Else they would be copied.
+    kept = []
+    while (own := np.empty(len(numbers), np.uint8)).ctypes.data % 32:
+        kept.append(own)
+    own[...] = numbers
+    return own, make(own, shape, None, activation, dtype, layout)
+
+def calls(layer):
+    return layer(np.ones((1, 8), np.float32)), layer.weight, layer._panels(), layer.__reduce_ex__(5), pb.Sequential([layer])(np.ones((1, 8), np.float32))
+
+def refused(layer, *calls):
+    for call in calls:
+        try:
+            call(layer)
+        except ValueError as error:
+            assert "panels" in str(error), error
+        else:
+            raise AssertionError("memory that is gone was read")
+
+def each(layer):
+    refused(layer, lambda layer: layer(np.ones((1, 8), np.float32)), lambda layer: layer.weight, lambda layer: layer._panels(),
+            lambda layer: layer.__reduce_ex__(5), lambda layer: pb.Sequential([layer])(np.ones((1, 8), np.float32)))
+
+same = 0
+for _ in range(3000):
+    own, layer = layer_over(panels, shape, dtype)
+    calls(layer)
+    place = own.ctypes.data
+    # NumPy keeps a few freed buffers of each size; after those the next lies where the former one began, if it is shorter.
+    others = [np.empty(len(panels), np.uint8) for _ in range(20)]
+    del others
+    own.__setstate__((1, (900,), few, False, bytes(900)))
+    same += own.ctypes.data == place
+    each(layer)
+    if same >= 3:
+        break
+
+# Within a call, too: a layer of bfloat16 asks for its dtype.
+own, layer = layer_over(np.zeros(2 * 64 * 64, np.uint8), (64, 64), "bfloat16")
+real = sys.modules.pop("ml_dtypes", None)
+
+class Module(types.ModuleType):
+    def __getattr__(self, name):
+        own.__setstate__((1, (1,), few, False, b"x"))
+        sys.modules["ml_dtypes"] = real
+        return real.bfloat16
+
+if real is None:
+    try:
+        import ml_dtypes as real
+    except ImportError:
+        pass
+if real is not None:
+    sys.modules["ml_dtypes"] = Module("ml_dtypes")
+    refused(layer, lambda layer: layer.weight)
+print("done")
+"""
+
+
+def test_panels_that_are_replaced_under_a_layer():
+    """Other memory, or less of it in the same place, is found before it is read."""
+    assert python(RESTATED).strip() == "done"
+
+
 PARAMETERS = """
 import numpy as np, polyglot_bridge as pb
 x, weight = np.random.default_rng(0).standard_normal((50, 4000)), np.linspace(1, 2, 4000)
