@@ -126,6 +126,8 @@ pub(super) fn clear_cache(py: Python<'_>) {
 /// True
 #[pyfunction]
 pub(super) fn cache_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    // The first time this reads the environment: see `launch::detach`.
+    cache::limit();
     let cache::Statistics { buffers, bytes, limit, hits, misses } = py.detach(cache::statistics);
     let info = PyDict::new(py);
     info.set_item("buffers", buffers)?;
