@@ -830,7 +830,7 @@ impl Linear {
 /// The panels of a layer as a buffer of bytes, through `__array_interface__`, which the array keeps alive.
 #[pyclass(name = "_Panels", module = "polyglot_bridge._core", frozen)]
 #[derive(Debug)]
-struct Panels(Py<Linear>);
+pub(super) struct Panels(Py<Linear>);
 
 #[pymethods]
 impl Panels {

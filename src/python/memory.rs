@@ -15,7 +15,7 @@ pub(super) const LARGE: usize = cache::SMALLEST_KEPT;
 /// The memory of a result: the base object of its array.
 #[pyclass(name = "_Memory", module = "polyglot_bridge._core", frozen)]
 #[derive(Debug)]
-struct Memory {
+pub(super) struct Memory {
     #[expect(dead_code, reason = "owned, to be given back with the array")]
     buffer: Buffer,
 }
