@@ -526,7 +526,7 @@ impl<'py> Pins<'py> {
 
     fn add(&mut self, array: &Bound<'py, PyAny>) -> PyResult<()> {
         self.0.try_reserve(1).map_err(|_| super::errors::out_of_memory())?;
-        // SAFETY: arrays can be referred to weakly.
+        // SAFETY: the object is alive, and no callback is given.
         let weak = unsafe { pyo3::ffi::PyWeakref_NewRef(array.as_ptr(), ptr::null_mut()) };
         // SAFETY: a new reference, or null and an exception.
         self.0.push(unsafe { Bound::from_owned_ptr_or_err(array.py(), weak) }?);
@@ -676,7 +676,7 @@ pub(super) struct Block<'a> {
     lifetime: PhantomData<&'a [u8]>,
 }
 
-// SAFETY: a shared borrow of numbers.
+// SAFETY: a shared borrow of numbers, which `BlockMut` makes exclusive by its promises, not by this.
 unsafe impl Send for Block<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Block<'_> {}
@@ -718,7 +718,7 @@ impl<'a> Block<'a> {
     pub(super) fn matrix<T: Element>(&self) -> Matrix<'a, T> {
         let typed = self.elements == Elements::Floats(T::DTYPE);
         if typed && self.is_aligned(size_of::<T>(), align_of::<T>()) {
-            // SAFETY: just seen.
+            // SAFETY: just seen; `Elements::Floats` are native.
             return unsafe { self.read() };
         }
         debug_assert!(self.place.is_empty(), "a block as another type than its own");
@@ -729,7 +729,7 @@ impl<'a> Block<'a> {
     #[inline]
     pub(super) fn bytes(&self) -> Matrix<'a, u8> {
         if self.elements == Elements::Bytes {
-            // SAFETY: elements of one byte.
+            // SAFETY: elements of one byte, of which any is a `u8`.
             return unsafe { self.read() };
         }
         debug_assert!(self.place.is_empty(), "elements of several bytes as bytes");
@@ -780,7 +780,7 @@ impl<'a> Target<'a> {
     /// # Safety
     ///
     /// It is writeable, no two of its elements share memory, and it shares none with what the kernel reads, but where
-    /// the kernel is told that it works in place; there is no other `Target` of it.
+    /// the kernel is told that it works in place, and then reads through this alone; there is no other `Target` of it.
     #[inline]
     pub(super) unsafe fn new(array: &'a NdArray<'_>, op: &str) -> PyResult<Self> {
         array.operand(op).map(Self)
@@ -812,7 +812,7 @@ impl<'a> Target<'a> {
     ///
     /// # Safety
     ///
-    /// No two blocks that exist at the same time have an element in common.
+    /// Of blocks that exist at the same time, only one reads or writes an element that they have in common.
     #[inline]
     pub(super) unsafe fn shared_block(&self, place: Place) -> BlockMut<'a> {
         BlockMut(self.0.block(place))
@@ -851,8 +851,8 @@ impl<'a> BlockMut<'a> {
         let typed = self.0.elements == Elements::Floats(T::DTYPE) && self.0.is_aligned(item, align_of::<T>());
         if typed && side_by_side && apart {
             // SAFETY: just seen; the elements lie in a matrix that is borrowed during 'a, or in an array
-            // (`Operand::holds`) that is alive during 'a and, by the promise of `Target`, written and read through this
-            // block alone.
+            // (`Operand::holds`) that is alive during 'a. By the promises of `Target` those that are written or read
+            // through this block are so through it alone.
             return unsafe {
                 MatrixMut::from_raw_parts(self.0.data.cast(), rows, cols, row_stride.unsigned_abs() / item)
             };

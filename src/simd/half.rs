@@ -77,14 +77,14 @@ mod sixteen_bits {
     /// The bits of each value. `half` has a function for it, which is called for each vector instead of inlined.
     #[inline(always)]
     pub(crate) fn bits<T: SixteenBits>(values: &[T]) -> &[u16] {
-        // SAFETY: a `SixteenBits` is a `u16`, and takes any bits.
+        // SAFETY: a `SixteenBits` is one of the two types above, transparent over a `u16`.
         unsafe { slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
     }
 
     /// The bits of each value, to write.
     #[inline(always)]
     pub(crate) fn bits_mut<T: SixteenBits>(values: &mut [T]) -> &mut [u16] {
-        // SAFETY: as above.
+        // SAFETY: as above, and it takes any bits.
         unsafe { slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
     }
 
