@@ -127,7 +127,7 @@ impl<'a, T: Copy> Matrix<'a, T> {
     }
 
     /// Gives `f` each of `values` with `width` elements of its row, from column `col` on. False, and nothing done,
-    /// where there are fewer rows or columns, or where rows are not contiguous.
+    /// where there are fewer rows or columns, where rows are not contiguous, or where `width` is 0.
     #[cfg(not(feature = "std"))]
     #[inline(always)]
     pub(crate) fn for_each_row_of<X: Copy>(
@@ -137,7 +137,8 @@ impl<'a, T: Copy> Matrix<'a, T> {
         width: usize,
         mut f: impl FnMut(X, &'a [T]),
     ) -> bool {
-        let fits = self.has_contiguous_rows() && col <= self.cols && width <= self.cols - col;
+        // With a width of 0 a part might lie anywhere, as an empty matrix may have any strides.
+        let fits = self.has_contiguous_rows() && width > 0 && col <= self.cols && width <= self.cols - col;
         if !fits || values.len() > self.rows {
             return false;
         }
@@ -145,7 +146,8 @@ impl<'a, T: Copy> Matrix<'a, T> {
         let mut take = inlined(
             #[inline(always)]
             |value| {
-                // SAFETY: the part lies within the matrix, whose elements are valid for reads during 'a.
+                // SAFETY: there are no more values than rows, so the part lies within the matrix, whose elements are valid
+                // for reads during 'a.
                 f(value, unsafe { slice::from_raw_parts(part, width) });
                 part = part.wrapping_offset(self.row_stride);
             },
