@@ -15,6 +15,7 @@ use super::dims::Dims;
 use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, out_of_memory, text, type_error, type_name, value_error, wrong_dtype, wrong_shape};
 use super::launch::{self, Inputs};
+use super::list::boxed;
 use super::ndarray::{Block, BlockMut, Kept, NdArray, Operand, Pins, Place};
 use super::out::{Output, Slot};
 use super::strides::Plan;
@@ -565,7 +566,7 @@ impl Linear {
             // SAFETY: the layer owns both arrays and drops them after `packed`, which has the slices. Whatever reads those
             // looks at the arrays again: `Arguments::operands`, `copied`, `Panels`. What is made below reads their lengths.
             let (panels, bias) = unsafe { (panels.numbers::<W>(), bias.as_ref().map(|bias| bias.numbers())) };
-            boxed(PackedLinear::<W>::from_packed(panels, shape, bias, activation)?)
+            layer_of(PackedLinear::<W>::from_packed(panels, shape, bias, activation)?)?
         });
         let mut kept = Vec::new();
         kept.try_reserve_exact(2).map_err(|_| out_of_memory())?;
@@ -583,11 +584,11 @@ fn pack<W: Element<Acc: Element>, V: Element<Acc = W::Acc>>(
     activation: Activation,
 ) -> Result<Box<dyn Packed>, Error> {
     let weight = weight.map_or(crate::Matrix::from(&[]), |weight| weight.matrix::<V>());
-    PackedLinear::<W>::new(weight, bias.map(|bias| bias.slice::<V>()), activation).map(boxed)
+    PackedLinear::<W>::new(weight, bias.map(|bias| bias.slice::<V>()), activation).and_then(layer_of)
 }
 
-fn boxed<W: Element<Acc: Element>>(packed: PackedLinear<'static, W>) -> Box<dyn Packed> {
-    Box::new(packed)
+fn layer_of<W: Element<Acc: Element>>(packed: PackedLinear<'static, W>) -> Result<Box<dyn Packed>, Error> {
+    Ok(boxed(packed)?)
 }
 
 /// Sees that an array of a layer's shape could exist: that its bytes, but for dimensions of 0, can be counted.

@@ -13,7 +13,7 @@ use super::call::{Call, Object, Returned, Signature};
 use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error, wrong_shape};
 use super::linear::{self, Linear, Quoted, Rows, Transform};
-use super::list::list;
+use super::list::{boxed, list};
 use super::ndarray::{Block, BlockMut};
 use super::rows::{LayerNorm, LogSoftmax, RmsNorm, Softmax};
 use super::same_shape::{Arrays, run};
@@ -448,8 +448,8 @@ impl Step {
     /// The layer for rows of `T`, which it takes.
     fn layer<T: Element>(&self, py: Python<'_>) -> PyResult<Box<dyn stack::Layer<T>>> {
         Ok(match self {
-            Self::Linear(layer) => Box::new(Shared(layer.clone_ref(py))),
-            Self::Row(layer) => Box::new(layer.get().layer::<T>(py)?),
+            Self::Linear(layer) => boxed(Shared(layer.clone_ref(py))).map_err(|_| out_of_memory())?,
+            Self::Row(layer) => boxed(layer.get().layer::<T>(py)?).map_err(|_| out_of_memory())?,
         })
     }
 }
@@ -528,7 +528,7 @@ fn stacks(py: Python<'_>, steps: &[Step]) -> PyResult<Stacks> {
         for step in steps {
             layers.push(step.layer::<T>(py)?);
         }
-        Ok(Some(Box::new(stack::Sequential::new(layers))))
+        Ok(Some(boxed(stack::Sequential::new(layers)).map_err(|_| out_of_memory())?))
     }
     let mut stacks = Stacks::default();
     for (slot, dtype) in stacks.iter_mut().zip(Dtype::ALL) {

@@ -216,6 +216,36 @@ def test_lists_that_change_meanwhile():
     assert python(LISTS).strip() == "done"
 
 
+STACKS = """
+import os, resource
+import polyglot_bridge as pb
+names = ["rms_norm"] * 2**17
+pb.Sequential(names[:100])
+for more in range(8, 96, 4):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with open("/proc/self/statm") as file:
+                used = int(file.read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + more * 2**20, used + more * 2**20))
+            pb.Sequential(names)
+            code = 0
+        except MemoryError:
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0, f"ended with {more} MB"
+print("done")
+"""
+
+
+@pytest.mark.skipif(SANITIZED or not sys.platform.startswith("linux"), reason="limits the addresses of a process")
+def test_stacks_without_memory():
+    """Layer by layer, too, memory is asked for and not taken for granted."""
+    assert python(STACKS).strip() == "done"
+
+
 # --- nothing is freed while it is read --------------------------------------------------------------------------------------------
 
 MASKS = {
