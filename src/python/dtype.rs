@@ -1,6 +1,5 @@
 //! The dtypes that kernels take, and the one way in which Rust types are picked by them.
 
-use std::string::String;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use numpy::npyffi::{self, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Descr};
@@ -126,8 +125,8 @@ impl Dtype {
             let scalar = (*npyffi::_PyDataType_GET_ITEM_DATA(descr)).typeobj;
             (Bound::from_borrowed_ptr_or_opt(py, scalar.cast())?, npyffi::PyDataType_ELSIZE(py, descr))
         };
-        let name = scalar.getattr("__name__").ok()?.extract::<String>().ok()?;
-        if name != "bfloat16" || size != 2 {
+        let name = scalar.getattr("__name__").ok()?.cast_into::<PyString>().ok()?;
+        if name.to_cow().ok()? != "bfloat16" || size != 2 {
             return None;
         }
         BFLOAT16.store(number, Ordering::Relaxed);
@@ -150,8 +149,9 @@ impl Dtype {
             // Another byte order is another dtype.
             found.getattr("isnative").and_then(|native| native.is_truthy()).unwrap_or(false)
         });
-        let name = found.and_then(|found| found.getattr("name").ok()?.extract::<String>().ok());
-        name.as_deref().and_then(Self::from_name).ok_or_else(|| match argument.repr() {
+        let name = found.and_then(|found| found.getattr("name").ok()?.cast_into::<PyString>().ok());
+        let named = name.as_ref().and_then(|name| Self::from_name(&name.to_cow().ok()?));
+        named.ok_or_else(|| match argument.repr() {
             Ok(found) => type_error!("{op}: dtype must be {FLOATS}, not {found}"),
             Err(error) => error,
         })

@@ -932,7 +932,7 @@ pub(super) fn _packed_linear(
             "Linear: packed weights have layout {layout}, this version of polyglot_bridge reads layout {LAYOUT}"
         ));
     }
-    let name = dtype.extract::<String>()?;
+    let name = dtype.cast::<PyString>()?.to_cow()?;
     let Some(dtype) = Dtype::from_name(&name) else {
         return Err(type_error!("Linear: dtype must be the name of a float type, not {name}"));
     };

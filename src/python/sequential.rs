@@ -477,10 +477,10 @@ fn flatten(py: Python<'_>, layers: &[Entry]) -> PyResult<Vec<Step>> {
 
 /// One of this package's functions, as a row operation.
 fn function_kind(object: &Bound<'_, PyAny>) -> PyResult<Option<Kind>> {
-    let Ok(name) = object.getattr("__name__").and_then(|name| name.extract::<String>()) else { return Ok(None) };
-    let Some(kind) = Kind::from_name(&name) else { return Ok(None) };
+    let name = object.getattr("__name__").ok().and_then(|name| name.cast_into::<PyString>().ok());
+    let Some(kind) = name.and_then(|name| Kind::from_name(&name.to_cow().ok()?)) else { return Ok(None) };
     let own = object.py().import("polyglot_bridge._core")?;
-    Ok(own.getattr(name.as_str()).is_ok_and(|function| function.is(object)).then_some(kind))
+    Ok(own.getattr(kind.name()).is_ok_and(|function| function.is(object)).then_some(kind))
 }
 
 /// A layer that is a Python object, in a stack that may run without the GIL.

@@ -218,10 +218,17 @@ def test_lists_that_change_meanwhile():
 
 STACKS = """
 import os, resource
-import polyglot_bridge as pb
+import numpy as np, polyglot_bridge as pb
+long = "x" * 2**26
+
+class Layer:
+    __name__ = long
+
 names = ["rms_norm"] * 2**17
+calls = [(more, lambda: pb.Sequential(names)) for more in range(8, 96, 4)]
+calls += [(16, lambda: pb.Sequential([Layer()])), (16, lambda: pb._core._packed_linear(np.zeros(0, "u1"), (0, 0), None, None, long, 1))]
 pb.Sequential(names[:100])
-for more in range(8, 96, 4):
+for more, call in calls:
     child = os.fork()
     if child == 0:
         code = 1
@@ -229,9 +236,9 @@ for more in range(8, 96, 4):
             with open("/proc/self/statm") as file:
                 used = int(file.read().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + more * 2**20, used + more * 2**20))
-            pb.Sequential(names)
+            call()
             code = 0
-        except MemoryError:
+        except (MemoryError, TypeError):
             code = 0
         finally:
             os._exit(code)
@@ -242,7 +249,7 @@ print("done")
 
 @pytest.mark.skipif(SANITIZED or not sys.platform.startswith("linux"), reason="limits the addresses of a process")
 def test_stacks_without_memory():
-    """Layer by layer, too, memory is asked for and not taken for granted."""
+    """Layer by layer, and for a name of any length, memory is asked for and not taken for granted."""
     assert python(STACKS).strip() == "done"
 
 
