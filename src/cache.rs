@@ -185,8 +185,8 @@ impl Block {
 
     fn free(self) {
         if self.capacity >= SMALLEST_KEPT {
-            // SAFETY: memory from `fresh` goes from blocks to buffers and back with its capacity, and is in one of them at a
-            // time. This one ends here.
+            // SAFETY: memory from `fresh` goes from blocks to buffers and back with its capacity, and is in one of them
+            // at a time. This one ends here.
             unsafe { system::unmap(self.start, self.capacity) };
         } else if let Ok(layout) = Layout::from_size_align(self.capacity, ALIGN) {
             // SAFETY: as above; `fresh` had it with this layout.
@@ -225,8 +225,8 @@ mod system {
             return Some(start);
         }
         let aligned = start.next_multiple_of(HUGE_PAGE);
-        // SAFETY: whole pages at both ends of the mapping above, which nobody has seen yet: huge pages are a multiple of
-        // others, and so is `bytes` from one huge page on. The middle is kept.
+        // SAFETY: whole pages at both ends of the mapping above, which nobody has seen yet: huge pages are a multiple
+        // of others, and so is `bytes` from one huge page on. The middle is kept.
         unsafe {
             if aligned > start {
                 unmap(start, aligned - start);
@@ -266,7 +266,8 @@ mod system {
     /// Fresh memory.
     pub(super) fn map(bytes: usize) -> Option<usize> {
         let layout = Layout::from_size_align(bytes, PAGE).ok().filter(|layout| layout.size() > 0)?;
-        // SAFETY: the size is not 0, as just seen. Zeroed as the pages of `mmap` are: who takes a buffer may make a slice of it.
+        // SAFETY: the size is not 0, as just seen. Zeroed as the pages of `mmap` are: who takes a buffer may make a
+        // slice of it.
         let start = unsafe { alloc::alloc_zeroed(layout) };
         (!start.is_null()).then(|| start.expose_provenance())
     }

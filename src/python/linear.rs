@@ -563,8 +563,9 @@ impl Linear {
         panels.look_again(py, OP)?;
         bias.iter().try_for_each(|bias| bias.look_again(py, OP))?;
         let packed = for_dtype!(dtype, W => {
-            // SAFETY: the layer owns both arrays and drops them after `packed`, which has the slices. Whatever reads those
-            // looks at the arrays again: `Arguments::operands`, `copied`, `Panels`. What is made below reads their lengths.
+            // SAFETY: the layer owns both arrays and drops them after `packed`, which has the slices. Whatever reads
+            // those looks at the arrays again: `Arguments::operands`, `copied`, `Panels`. What is made below reads
+            // their lengths.
             let (panels, bias) = unsafe { (panels.numbers::<W>(), bias.as_ref().map(|bias| bias.numbers())) };
             layer_of(PackedLinear::<W>::from_packed(panels, shape, bias, activation)?)?
         });

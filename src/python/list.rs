@@ -1,5 +1,5 @@
-//! Lists for Python, and boxes, that end in MemoryError where there is no memory: `PyList::new` panics, and `Box::new` ends
-//! the process.
+//! Lists for Python, and boxes, that end in MemoryError where there is no memory: `PyList::new` panics, and `Box::new`
+//! ends the process.
 
 use std::boxed::Box;
 use std::vec::Vec;

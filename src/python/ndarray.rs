@@ -88,8 +88,8 @@ impl Snapshot {
             && self.layout.is(shape, strides, dense)
     }
 
-    /// Whether a descriptor is of the type that was seen, and for types of other packages, where `dtype.__setstate__` can
-    /// change it, of the same size.
+    /// Whether a descriptor is of the type that was seen, and for types of other packages, where `dtype.__setstate__`
+    /// can change it, of the same size.
     ///
     /// # Safety
     ///
@@ -886,8 +886,8 @@ impl NdArray<'_> {
 }
 
 impl Kept {
-    /// Sees that the array's memory is what it was. Its shape does not matter: what was seen of it stays. How many bytes
-    /// there are does: `__setstate__` may have put fewer in the same place.
+    /// Sees that the array's memory is what it was. Its shape does not matter: what was seen of it stays. How many
+    /// bytes there are does: `__setstate__` may have put fewer in the same place.
     pub(super) fn look_again(&self, py: Python<'_>, op: &str) -> PyResult<()> {
         let array = fields(self.object.bind(py));
         let len = dims(array).0.iter().fold(1, |len: usize, dim| len.saturating_mul(dim.unsigned_abs()));
@@ -905,8 +905,8 @@ impl Kept {
     ///
     /// # Safety
     ///
-    /// The slice is not used after `self` is gone, nor unless [`look_again`](Kept::look_again) has just said Ok: no foreign
-    /// code may have run on this thread since.
+    /// The slice is not used after `self` is gone, nor unless [`look_again`](Kept::look_again) has just said Ok: no
+    /// foreign code may have run on this thread since.
     pub(super) unsafe fn numbers<T: Element>(&self) -> &'static [T] {
         let len = self.seen.len() * self.seen.itemsize() / size_of::<T>();
         let aligned = (self.seen.data as usize).is_multiple_of(align_of::<T>());
@@ -914,8 +914,8 @@ impl Kept {
             debug_assert!(len == 0, "numbers of an array that is not dense");
             return &[];
         }
-        // SAFETY: dense and aligned, as just seen. It is alive while the slice is used, since `self` owns the array, weak
-        // references keep that from being resized, and the caller sees that it has not been given other memory.
+        // SAFETY: dense and aligned, as just seen. It is alive while the slice is used, since `self` owns the array,
+        // weak references keep that from being resized, and the caller sees that it has not been given other memory.
         unsafe { slice::from_raw_parts(self.seen.data.cast_const().cast(), len) }
     }
 }

@@ -72,8 +72,8 @@ impl<'a, T: Copy> Matrix<'a, T> {
     ///
     /// # Safety
     ///
-    /// For all `r < rows` and `c < cols`, `data.offset(r * row_stride + c * col_stride)` must be aligned, initialised and
-    /// valid for reads during `'a`, and nothing may write there meanwhile.
+    /// For all `r < rows` and `c < cols`, `data.offset(r * row_stride + c * col_stride)` must be aligned, initialised
+    /// and valid for reads during `'a`, and nothing may write there meanwhile.
     pub unsafe fn from_raw_parts(
         data: *const T,
         rows: usize,
@@ -146,8 +146,8 @@ impl<'a, T: Copy> Matrix<'a, T> {
         let mut take = inlined(
             #[inline(always)]
             |value| {
-                // SAFETY: there are no more values than rows, so the part lies within the matrix, whose elements are valid
-                // for reads during 'a.
+                // SAFETY: there are no more values than rows, so the part lies within the matrix, whose elements are
+                // valid for reads during 'a.
                 f(value, unsafe { slice::from_raw_parts(part, width) });
                 part = part.wrapping_offset(self.row_stride);
             },
@@ -433,8 +433,8 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
         if self.cols == 0 {
             return (row < self.rows).then_some(&mut []);
         }
-        // SAFETY: the row is within the matrix; its elements are ours alone, see `from_raw_parts`, and lent again only when
-        // the borrow of `self` has ended.
+        // SAFETY: the row is within the matrix; its elements are ours alone, see `from_raw_parts`, and lent again only
+        // when the borrow of `self` has ended.
         (row < self.rows).then(|| unsafe { slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.cols) })
     }
 
