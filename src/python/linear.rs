@@ -473,6 +473,10 @@ impl Linear {
     ) -> PyResult<Self> {
         const OP: &str = "Linear";
         let py = weight.py();
+        // To round one may call what `numpy.seterrcall` names: see `take`.
+        let mut pins = Pins::default();
+        weight.pin(&mut pins)?;
+        bias.iter().try_for_each(|bias| bias.pin(&mut pins))?;
         // Both are rounded before they meet `PackedLinear`, which takes them in one type.
         let wide = dtype.compute();
         let mut weight = weight.cast_to(OP, dtype)?;

@@ -466,8 +466,9 @@ impl<'py> NdArray<'py> {
         value_error!("{op}: {name} had shape {shape} and was changed while the arguments of the call were taken in")
     }
 
-    /// Whether nothing foreign can run when the object is converted: it is None, a number or a string of Python's own, or
-    /// an array that holds no objects and is of a dtype that this package knows.
+    /// Whether nothing foreign can run when the object is converted: it is None, a number or a string of Python's own,
+    /// or an array that holds no objects and is of a dtype that this package knows. But for what NumPy calls where a
+    /// number does not fit the type that it is rounded to: those who round some arrays pin the others.
     #[inline(always)]
     pub(super) fn is_inert(object: &Bound<'_, PyAny>) -> bool {
         // SAFETY: the object is alive.

@@ -135,6 +135,36 @@ def test_views_of_views():
     assert python(VIEWS).strip() == "done"
 
 
+ROUNDED = """
+import numpy as np, polyglot_bridge as pb
+
+def attempt(owner, call):
+    tries = []
+
+    def change(*_):
+        tries.append(owner.size)
+        try:
+            owner.resize(1, refcheck=False)
+        except ValueError:
+            tries.append("kept")
+
+    with np.errstate(over="call", call=change):
+        call()
+    assert tries[1:2] == ["kept"], tries
+
+bias, weight, x = np.ones(5000, np.float32), np.full((2, 5000), 1e30), np.ones(5000, np.float16)
+attempt(bias, lambda: pb.Linear(weight, bias[:], dtype="float16"))
+attempt(weight, lambda: pb.Linear(weight[:], np.full(5000, 1e300), dtype="float32"))
+attempt(x, lambda: pb.linear(x.reshape(5, 1000), np.full((1000, 3), 10**6)))
+print("done")
+"""
+
+
+def test_numpy_calls_back_where_numbers_do_not_fit():
+    """No argument is an object whose methods run, and yet code does."""
+    assert python(ROUNDED).strip() == "done"
+
+
 MODULES = """
 import sys, types
 import numpy as np, polyglot_bridge as pb
