@@ -36,9 +36,9 @@ pub(crate) struct Buffer {
     capacity: usize,
 }
 
-// SAFETY: a buffer owns its memory.
+// SAFETY: a buffer owns its memory, which any thread may free.
 unsafe impl Send for Buffer {}
-// SAFETY: through a shared `Buffer` one gets at a pointer only.
+// SAFETY: through a shared `Buffer` one gets at a pointer only, and using that is unsafe.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
@@ -61,14 +61,14 @@ impl Drop for Buffer {
         if self.capacity < SMALLEST_KEPT {
             return block.free();
         }
-        let limit = limit();
+        let (mut own, limit) = (Some(block), limit());
         // The oldest are freed one by one, without the lock: to free one takes long, and a list of them would take memory.
-        loop {
-            match locked(|shelf| shelf.put(block, limit)) {
-                Some(Put::Kept) => return,
-                Some(Put::Instead(oldest)) => oldest.free(),
-                Some(Put::Refused) | None => return block.free(),
-            }
+        while let Some(oldest) = locked(|shelf| shelf.put(&mut own, limit)).flatten() {
+            oldest.free();
+        }
+        // There was no place for it.
+        if let Some(block) = own {
+            block.free();
         }
     }
 }
@@ -164,8 +164,8 @@ fn size_class(bytes: usize) -> Option<usize> {
     bytes.checked_next_multiple_of(eighth.max(PAGE)).filter(|&capacity| isize::try_from(capacity).is_ok())
 }
 
-/// Memory that someone must free, as numbers.
-#[derive(Clone, Copy, Debug)]
+/// Memory that someone must free, as numbers: there is one for each piece of memory.
+#[derive(Debug)]
 struct Block {
     start: usize,
     capacity: usize,
@@ -178,17 +178,18 @@ impl Block {
             return system::map(capacity).map(|start| Self { start, capacity });
         }
         let layout = Layout::from_size_align(capacity, ALIGN).ok()?;
-        // SAFETY: `size_class` never gives 0.
+        // SAFETY: the size is not 0: `size_class` never gives that.
         let start = unsafe { alloc::alloc(layout) };
         (!start.is_null()).then(|| Self { start: start.expose_provenance(), capacity })
     }
 
     fn free(self) {
         if self.capacity >= SMALLEST_KEPT {
-            // SAFETY: blocks come from `fresh`, and this is the last anyone sees of it.
+            // SAFETY: memory from `fresh` goes from blocks to buffers and back with its capacity, and is in one of them
+            // at a time. This one ends here.
             unsafe { system::unmap(self.start, self.capacity) };
         } else if let Ok(layout) = Layout::from_size_align(self.capacity, ALIGN) {
-            // SAFETY: as above.
+            // SAFETY: as above; `fresh` had it with this layout.
             unsafe { alloc::dealloc(ptr::with_exposed_provenance_mut(self.start), layout) };
         }
     }
@@ -224,7 +225,8 @@ mod system {
             return Some(start);
         }
         let aligned = start.next_multiple_of(HUGE_PAGE);
-        // SAFETY: both ends of the mapping above, which nobody has seen yet; the middle is kept.
+        // SAFETY: whole pages at both ends of the mapping above, which nobody has seen yet: huge pages are a multiple
+        // of others, and so is `bytes` from one huge page on. The middle is kept.
         unsafe {
             if aligned > start {
                 unmap(start, aligned - start);
@@ -264,7 +266,8 @@ mod system {
     /// Fresh memory.
     pub(super) fn map(bytes: usize) -> Option<usize> {
         let layout = Layout::from_size_align(bytes, PAGE).ok().filter(|layout| layout.size() > 0)?;
-        // SAFETY: the size is not 0. Zeroed as the pages of `mmap` are: who takes a buffer may make a slice of it.
+        // SAFETY: the size is not 0, as just seen. Zeroed as the pages of `mmap` are: who takes a buffer may make a
+        // slice of it.
         let start = unsafe { alloc::alloc_zeroed(layout) };
         (!start.is_null()).then(|| start.expose_provenance())
     }
@@ -307,17 +310,16 @@ impl Shelf {
         Some(block)
     }
 
-    /// Keeps a block, where no more than `limit` bytes are kept with it.
-    fn put(&mut self, block: Block, limit: usize) -> Put {
-        if block.capacity > limit || self.blocks.try_reserve(1).is_err() {
-            return Put::Refused;
+    /// Keeps a block, where no more than `limit` bytes are kept with it; or gives one that has to go first.
+    fn put(&mut self, block: &mut Option<Block>, limit: usize) -> Option<Block> {
+        let capacity = block.as_ref().map(|block| block.capacity).filter(|&capacity| capacity <= limit)?;
+        self.blocks.try_reserve(1).ok()?;
+        let oldest = self.evict(limit - capacity);
+        if oldest.is_none() {
+            self.bytes += capacity;
+            self.blocks.extend(block.take());
         }
-        if let Some(oldest) = self.evict(limit - block.capacity) {
-            return Put::Instead(oldest);
-        }
-        self.bytes += block.capacity;
-        self.blocks.push_back(block);
-        Put::Kept
+        oldest
     }
 
     /// Takes out the block longest unused where more than `bytes` are kept.
@@ -329,15 +331,6 @@ impl Shelf {
         self.bytes -= oldest.capacity;
         Some(oldest)
     }
-}
-
-/// What came of a block that was to be kept.
-enum Put {
-    Kept,
-    /// Not yet: this one has to go first.
-    Instead(Block),
-    /// There is no place for it.
-    Refused,
 }
 
 /// The shelf of one process.
@@ -360,7 +353,7 @@ fn locked<R>(f: impl FnOnce(&mut Shelf) -> R) -> Option<R> {
     }
     let mut since = None;
     for attempt in 0_u32.. {
-        // SAFETY: what is in SHELVES was leaked.
+        // SAFETY: not null, and what is in SHELVES is never freed.
         let this = unsafe { &*shelves };
         match this.shelf.try_lock() {
             Ok(mut shelf) => return Some(f(&mut shelf)),

@@ -153,7 +153,8 @@ struct Door {
     panic: Mutex<Option<Panic>>,
 }
 
-// SAFETY: `job` is written and read in turn only, see there; the rest is `Sync`.
+// SAFETY: `job` is written by the caller that owns the door, while it is closed and empty, and read by those inside,
+// who came in after; what it holds is `Send` and `Sync`, as the rest is.
 unsafe impl Sync for Door {}
 
 impl Door {
@@ -279,7 +280,8 @@ impl Inside<'_> {
     /// What there is to do, and by how many threads.
     fn job(&self) -> (Option<Job>, usize) {
         let threads = gate::limit(self.0.state.load(Ordering::Relaxed)) as usize + 1;
-        // SAFETY: written before the door opened, and not again before this worker has left.
+        // SAFETY: written before the door opened, which `enter` has seen (acquire), and not again before this worker
+        // has left, for which the caller waits.
         (unsafe { *self.0.job.get() }, threads)
     }
 }
@@ -539,7 +541,8 @@ impl Pool {
     fn run(&'static self, split: Split, threads: usize, own: Own<'_>, help: Help<'_>) {
         let Some(owned) = self.take_door() else { return run_alone(split, own) };
         let door = &self.doors[owned.index];
-        // SAFETY: the door is ours, and `opened` goes before `help`.
+        // SAFETY: the door is ours, and its last owner left it closed and empty (`Opened::drop`). `opened` is dropped
+        // in here, by a panic too, and `help` is borrowed for longer.
         let opened = unsafe { door.open(split, threads, self.cores, help) };
         let wakes = self.offer(owned.index, split.cost, threads);
         let mut done = 0;

@@ -237,8 +237,8 @@ pub(super) fn attention<'py>(
             let [q_place, k_place, v_place, mask_place, target] = head(index, &batch, &first, &steps);
             let matrices = [q.block(q_place), k.block(k_place), v.block(v_place)].map(|block| block.matrix::<T>());
             let mask = mask.as_ref().map(|mask| mask.block(mask_place));
-            // SAFETY: heads have no element of the result in common, and `attention_batch` gives each thread other rows
-            // of one.
+            // SAFETY: heads have no element of the result in common, as `out` has none twice, and where
+            // `attention_batch` asks for a head on several threads, each writes, and reads, other rows of it.
             let out = unsafe { out.shared_block(target) };
             (matrices, common.options::<T>(mask), out.matrix::<T>())
         }))

@@ -1,9 +1,8 @@
 //! The dtypes that kernels take, and the one way in which Rust types are picked by them.
 
-use std::string::String;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use numpy::npyffi::{self, NPY_TYPES, PY_ARRAY_API, PyArray_Descr};
+use numpy::npyffi::{self, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Descr};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -126,8 +125,8 @@ impl Dtype {
             let scalar = (*npyffi::_PyDataType_GET_ITEM_DATA(descr)).typeobj;
             (Bound::from_borrowed_ptr_or_opt(py, scalar.cast())?, npyffi::PyDataType_ELSIZE(py, descr))
         };
-        let name = scalar.getattr("__name__").ok()?.extract::<String>().ok()?;
-        if name != "bfloat16" || size != 2 {
+        let name = scalar.getattr("__name__").ok()?.cast_into::<PyString>().ok()?;
+        if name.to_cow().ok()? != "bfloat16" || size != 2 {
             return None;
         }
         BFLOAT16.store(number, Ordering::Relaxed);
@@ -150,8 +149,9 @@ impl Dtype {
             // Another byte order is another dtype.
             found.getattr("isnative").and_then(|native| native.is_truthy()).unwrap_or(false)
         });
-        let name = found.and_then(|found| found.getattr("name").ok()?.extract::<String>().ok());
-        name.as_deref().and_then(Self::from_name).ok_or_else(|| match argument.repr() {
+        let name = found.and_then(|found| found.getattr("name").ok()?.cast_into::<PyString>().ok());
+        let named = name.as_ref().and_then(|name| Self::from_name(&name.to_cow().ok()?));
+        named.ok_or_else(|| match argument.repr() {
             Ok(found) => type_error!("{op}: dtype must be {FLOATS}, not {found}"),
             Err(error) => error,
         })
@@ -202,9 +202,18 @@ impl Dtype {
                 number => number,
             },
         };
-        // SAFETY: the number of a dtype that is there.
+        // SAFETY: no more than the number is asked; where there were no such dtype, null comes back.
         let descr = unsafe { PY_ARRAY_API.PyArray_DescrFromType(py, number) };
-        if descr.is_null() { Err(PyErr::fetch(py)) } else { Ok(descr) }
+        if descr.is_null() {
+            return Err(PyErr::fetch(py));
+        }
+        // SAFETY: a descriptor, as it is not null.
+        if self == Self::Bf16 && unsafe { npyffi::PyDataType_ELSIZE(py, descr) } != 2 {
+            // SAFETY: the reference from above, given back.
+            drop(unsafe { Bound::from_owned_ptr(py, descr.cast::<pyo3::ffi::PyObject>()) });
+            return Err(type_error!("the dtype of ml_dtypes.bfloat16 was changed: an element no longer has two bytes"));
+        }
+        Ok(descr)
     }
 }
 
@@ -212,8 +221,19 @@ impl Dtype {
 #[cold]
 fn bfloat16(py: Python<'_>) -> PyResult<*mut PyArray_Descr> {
     let scalar = py.import("ml_dtypes")?.getattr("bfloat16")?;
-    let descr = py.import("numpy")?.getattr("dtype")?.call1((scalar,))?;
-    // SAFETY: `numpy.dtype(...)` is a descriptor, to which `descr` is a reference.
-    unsafe { Dtype::registered(py, descr.as_ptr().cast()) };
-    Ok(descr.into_ptr().cast())
+    let descr = py.import("numpy")?.getattr("dtype")?.call1((&scalar,))?;
+    // Anything may stand in for either module, and its dtype be of another size than what is written.
+    // SAFETY: the object is alive. It is only taken for a descriptor where it is one, to which `descr` is a reference.
+    let known = unsafe {
+        let class = npyffi::get_type_object(py, NpyTypes::PyArrayDescr_Type);
+        match pyo3::ffi::PyObject_TypeCheck(descr.as_ptr(), class) {
+            0 => None,
+            _ => Dtype::registered(py, descr.as_ptr().cast()),
+        }
+    };
+    match known {
+        // By its number, which is known by now: so that it is the native one.
+        Some(dtype) => dtype.descr(py),
+        None => Err(type_error!("ml_dtypes.bfloat16 is {scalar}, which is no bfloat16")),
+    }
 }

@@ -14,6 +14,7 @@ use crate::trace::{self, Event};
 
 /// How many threads a call uses at most. Exported under its own name, so that threadpoolctl can tell this library from
 /// others.
+// SAFETY: nothing else has a symbol of this name, which begins with the package's.
 #[unsafe(no_mangle)]
 pub(super) extern "C" fn polyglot_bridge_get_num_threads() -> core::ffi::c_int {
     core::ffi::c_int::try_from(crate::num_threads()).unwrap_or(core::ffi::c_int::MAX)

@@ -122,5 +122,12 @@ pub(super) fn read<'a, 'py: 'a, I: Inputs<'a, 'py>, R: Send>(
 /// Runs `work` without the GIL.
 fn released<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
     note(|| Event::Released);
+    detach(py, work)
+}
+
+/// Runs `work`, which may use threads, without the GIL.
+pub(super) fn detach<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
+    // The first time this reads the environment, which other threads may change where they hold the GIL.
+    crate::num_threads();
     py.detach(work)
 }

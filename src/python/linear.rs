@@ -15,6 +15,7 @@ use super::dims::Dims;
 use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, out_of_memory, text, type_error, type_name, value_error, wrong_dtype, wrong_shape};
 use super::launch::{self, Inputs};
+use super::list::boxed;
 use super::ndarray::{Block, BlockMut, Kept, NdArray, Operand, Pins, Place};
 use super::out::{Output, Slot};
 use super::strides::Plan;
@@ -117,7 +118,7 @@ impl<'a, 'py, 'l, L: Iterator<Item = &'l Linear>> Inputs<'a, 'py> for Arguments<
 
     #[inline]
     fn operands(mut self, op: &str) -> PyResult<Self::Operands> {
-        self.layers.try_for_each(|layer| layer.kept.iter().try_for_each(|kept| kept.look_again(self.py, op)))?;
+        self.layers.try_for_each(|layer| layer.look_again(self.py, op))?;
         self.arrays.operands(op)
     }
 }
@@ -472,6 +473,10 @@ impl Linear {
     ) -> PyResult<Self> {
         const OP: &str = "Linear";
         let py = weight.py();
+        // To round one may call what `numpy.seterrcall` names: see `take`.
+        let mut pins = Pins::default();
+        weight.pin(&mut pins)?;
+        bias.iter().try_for_each(|bias| bias.pin(&mut pins))?;
         // Both are rounded before they meet `PackedLinear`, which takes them in one type.
         let wide = dtype.compute();
         let mut weight = weight.cast_to(OP, dtype)?;
@@ -562,9 +567,11 @@ impl Linear {
         panels.look_again(py, OP)?;
         bias.iter().try_for_each(|bias| bias.look_again(py, OP))?;
         let packed = for_dtype!(dtype, W => {
-            // SAFETY: the layer keeps both arrays as long as the slices, and looks at them again in each call.
+            // SAFETY: the layer owns both arrays and drops them after `packed`, which has the slices. Whatever reads
+            // those looks at the arrays again: `Arguments::operands`, `copied`, `Panels`. What is made below reads
+            // their lengths.
             let (panels, bias) = unsafe { (panels.numbers::<W>(), bias.as_ref().map(|bias| bias.numbers())) };
-            boxed(PackedLinear::<W>::from_packed(panels, shape, bias, activation)?)
+            layer_of(PackedLinear::<W>::from_packed(panels, shape, bias, activation)?)?
         });
         let mut kept = Vec::new();
         kept.try_reserve_exact(2).map_err(|_| out_of_memory())?;
@@ -582,11 +589,11 @@ fn pack<W: Element<Acc: Element>, V: Element<Acc = W::Acc>>(
     activation: Activation,
 ) -> Result<Box<dyn Packed>, Error> {
     let weight = weight.map_or(crate::Matrix::from(&[]), |weight| weight.matrix::<V>());
-    PackedLinear::<W>::new(weight, bias.map(|bias| bias.slice::<V>()), activation).map(boxed)
+    PackedLinear::<W>::new(weight, bias.map(|bias| bias.slice::<V>()), activation).and_then(layer_of)
 }
 
-fn boxed<W: Element<Acc: Element>>(packed: PackedLinear<'static, W>) -> Box<dyn Packed> {
-    Box::new(packed)
+fn layer_of<W: Element<Acc: Element>>(packed: PackedLinear<'static, W>) -> Result<Box<dyn Packed>, Error> {
+    Ok(boxed(packed)?)
 }
 
 /// Sees that an array of a layer's shape could exist: that its bytes, but for dimensions of 0, can be counted.
@@ -829,13 +836,15 @@ impl Linear {
 /// The panels of a layer as a buffer of bytes, through `__array_interface__`, which the array keeps alive.
 #[pyclass(name = "_Panels", module = "polyglot_bridge._core", frozen)]
 #[derive(Debug)]
-struct Panels(Py<Linear>);
+pub(super) struct Panels(Py<Linear>);
 
 #[pymethods]
 impl Panels {
     #[getter]
     fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyDict>> {
-        let extent = self.0.get().packed.panels().extent();
+        let layer = self.0.get();
+        layer.look_again(py, "Linear")?;
+        let extent = layer.packed.panels().extent();
         let interface = pyo3::types::PyDict::new(py);
         interface.set_item("version", 3)?;
         interface.set_item("shape", (extent.len(),))?;
@@ -846,6 +855,12 @@ impl Panels {
 }
 
 impl Linear {
+    /// Sees that panels and bias lie where they did.
+    #[inline]
+    fn look_again(&self, py: Python<'_>, op: &str) -> PyResult<()> {
+        self.kept.iter().try_for_each(|kept| kept.look_again(py, op))
+    }
+
     /// A new array that `write` fills.
     fn copied<'py>(
         &self,
@@ -855,9 +870,10 @@ impl Linear {
         write: impl FnOnce(BlockMut<'_>) -> Result<(), Error>,
     ) -> Returned<'py> {
         const OP: &str = "Linear";
-        self.kept.iter().try_for_each(|kept| kept.look_again(py, OP))?;
         let mut slot = Slot::default();
         let output = Output::fresh(&mut slot, py, dtype, shape)?;
+        // Now, as to make the array may have run anything: where its dtype comes from is imported.
+        self.look_again(py, OP)?;
         if output.written().len() > 0 {
             let cols = shape.last().map_or(1, |cols| cols.unsigned_abs());
             let mut target = output.target(OP)?;
@@ -921,7 +937,7 @@ pub(super) fn _packed_linear(
             "Linear: packed weights have layout {layout}, this version of polyglot_bridge reads layout {LAYOUT}"
         ));
     }
-    let name = dtype.extract::<String>()?;
+    let name = dtype.cast::<PyString>()?.to_cow()?;
     let Some(dtype) = Dtype::from_name(&name) else {
         return Err(type_error!("Linear: dtype must be the name of a float type, not {name}"));
     };

@@ -131,8 +131,8 @@ pub(super) fn product<'py>(
             let [first, second, target] = plan.places(index);
             let a = a.block(Place { cols: k, col_stride: a_place.col_stride, ..first });
             let b = b.block(Place { offset: second.offset, ..b_place });
-            // SAFETY: different products of a plan have no element of the result in common, and `matmul_batch` gives
-            // each thread other rows of one.
+            // SAFETY: different products of a plan have no element of the result in common, as `out` has none twice,
+            // and `matmul_batch` asks for each product again only when it is done with the former block of it.
             let out = unsafe { out.shared_block(target) };
             (a.matrix::<T>(), b.matrix::<T>(), out.matrix::<T>())
         }))

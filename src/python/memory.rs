@@ -15,7 +15,7 @@ pub(super) const LARGE: usize = cache::SMALLEST_KEPT;
 /// The memory of a result: the base object of its array.
 #[pyclass(name = "_Memory", module = "polyglot_bridge._core", frozen)]
 #[derive(Debug)]
-struct Memory {
+pub(super) struct Memory {
     #[expect(dead_code, reason = "owned, to be given back with the array")]
     buffer: Buffer,
 }
@@ -126,6 +126,8 @@ pub(super) fn clear_cache(py: Python<'_>) {
 /// True
 #[pyfunction]
 pub(super) fn cache_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    // The first time this reads the environment: see `launch::detach`.
+    cache::limit();
     let cache::Statistics { buffers, bytes, limit, hits, misses } = py.detach(cache::statistics);
     let info = PyDict::new(py);
     info.set_item("buffers", buffers)?;

@@ -15,7 +15,8 @@ use std::{ptr, slice};
 
 use numpy::npyffi::{
     self, NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_ENSUREARRAY, NPY_ARRAY_FORCECAST, NPY_ARRAY_NOTSWAPPED,
-    NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE, PY_ARRAY_API, PyArray_Descr, PyArrayObject, PyArrayObject_fields, npy_intp,
+    NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE, NPY_TYPES, PY_ARRAY_API, PyArray_Descr, PyArrayObject,
+    PyArrayObject_fields, npy_intp,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
@@ -33,8 +34,9 @@ pub(super) struct Snapshot {
     /// The number of elements.
     len: usize,
     itemsize: u32,
-    /// Where the descriptor was, to be compared.
+    /// Where the descriptor was, and NumPy's number of its type, to be compared.
     descr: *mut PyArray_Descr,
+    type_num: i32,
     flags: i32,
     dtype: Option<Dtype>,
     kind: u8,
@@ -54,24 +56,26 @@ impl Snapshot {
         let (data, descr, flags) = (fields.data.cast(), fields.descr, fields.flags);
         let (layout, len) = Layout::new(shape, strides, flags & NPY_ARRAY_C_CONTIGUOUS != 0)?;
         // SAFETY: the descriptor of a live array, read while no foreign code runs.
-        let (kind, native) = unsafe { ((*npyffi::_PyDataType_GET_ITEM_DATA(descr)).kind as u8, is_native(descr)) };
+        let (kind, native, type_num) =
+            unsafe { ((*npyffi::_PyDataType_GET_ITEM_DATA(descr)).kind as u8, is_native(descr), type_num(descr)) };
         // SAFETY: as above. A dtype that was not seen before is asked for its name, the rest is read by then.
         let (itemsize, dtype) = unsafe {
+            let builtin = Dtype::builtin(descr);
             // NumPy keeps it in an int.
-            let itemsize = || npyffi::PyDataType_ELSIZE(py, descr) as u32;
-            match Dtype::builtin(descr) {
-                Some(dtype) => (dtype.size() as u32, Some(dtype)),
-                None => (itemsize(), Dtype::registered(py, descr)),
-            }
+            let itemsize =
+                builtin.map_or_else(|| npyffi::PyDataType_ELSIZE(py, descr) as u32, |dtype| dtype.size() as u32);
+            let registered = || Dtype::registered(py, descr).filter(|dtype| dtype.size() as u32 == itemsize);
+            (itemsize, builtin.or_else(registered))
         };
-        Ok(Self { data, layout, len, itemsize, descr, flags, dtype, kind, native })
+        Ok(Self { data, layout, len, itemsize, descr, type_num, flags, dtype, kind, native })
     }
 
     /// Whether a second look at the array finds the same.
     ///
     /// Where the descriptor is another object, the elements are taken to be others too. Where it lies in the same place,
-    /// it may still be another, made after the first was freed: but if addresses and strides are the same, so are the
-    /// bytes, and they are read as what they were.
+    /// it may still be another, made after the first was freed: so its type is compared as well, which tells the size
+    /// of what kernels read. With that, shape and strides the same, the array reaches as far as it did; which bytes of
+    /// a number come first does not matter for it.
     #[inline(always)]
     fn still_holds(&self, object: &Bound<'_, PyAny>) -> bool {
         let fields = fields(object);
@@ -79,7 +83,25 @@ impl Snapshot {
         let dense = fields.flags & NPY_ARRAY_C_CONTIGUOUS != 0;
         ptr::eq(fields.data.cast(), self.data)
             && ptr::eq(fields.descr, self.descr)
+            // SAFETY: the descriptor of a live array, read while no foreign code runs.
+            && unsafe { self.is_of_type(object.py(), fields.descr) }
             && self.layout.is(shape, strides, dense)
+    }
+
+    /// Whether a descriptor is of the type that was seen, and for types of other packages, where `dtype.__setstate__`
+    /// can change it, of the same size.
+    ///
+    /// # Safety
+    ///
+    /// `descr` is the descriptor of a live array.
+    #[inline(always)]
+    unsafe fn is_of_type(&self, py: Python<'_>, descr: *mut PyArray_Descr) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            type_num(descr) == self.type_num
+                && (self.type_num < NPY_TYPES::NPY_USERDEF as i32
+                    || npyffi::PyDataType_ELSIZE(py, descr) as u32 == self.itemsize)
+        }
     }
 
     #[inline]
@@ -209,6 +231,20 @@ unsafe fn is_native(descr: *mut PyArray_Descr) -> bool {
     unsafe { (*npyffi::_PyDataType_GET_ITEM_DATA(descr)).byteorder as u8 != SWAPPED }
 }
 
+/// NumPy's number of a descriptor's type.
+///
+/// # Safety
+///
+/// `descr` is the descriptor of a live array.
+#[inline(always)]
+unsafe fn type_num(descr: *mut PyArray_Descr) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { (*npyffi::_PyDataType_GET_ITEM_DATA(descr)).type_num }
+}
+
+/// What NumPy keeps of an array. Only for this file, where each caller has seen that the object is one: an object does
+/// not stop being an array, whatever runs meanwhile. Numbers are to be copied out at once, as any foreign code may
+/// change them.
 #[inline(always)]
 fn fields<'a>(array: &'a Bound<'_, PyAny>) -> &'a PyArrayObject_fields {
     // SAFETY: callers pass arrays, alive as long as borrowed.
@@ -259,13 +295,13 @@ impl<'py> NdArray<'py> {
         let fields = fields(object);
         let (data, descr, flags) = (fields.data.cast(), fields.descr, fields.flags);
         // SAFETY: the descriptor of a live array, read while no foreign code runs.
-        let (dtype, native) = unsafe { (Dtype::builtin(descr)?, is_native(descr)) };
+        let (dtype, native, type_num) = unsafe { (Dtype::builtin(descr)?, is_native(descr), type_num(descr)) };
         if flags & FLAGS != FLAGS || !native {
             return None;
         }
         let (layout, len) = Layout::dense(dims(fields).0)?;
-        let itemsize = dtype.size() as u32;
-        let seen = Snapshot { data, layout, len, itemsize, descr, flags, dtype: Some(dtype), kind: b'f', native };
+        let (itemsize, dtype, kind) = (dtype.size() as u32, Some(dtype), b'f');
+        let seen = Snapshot { data, layout, len, itemsize, descr, type_num, flags, dtype, kind, native };
         Some(Self { object: object.clone(), seen, name })
     }
 
@@ -278,8 +314,11 @@ impl<'py> NdArray<'py> {
     pub(super) unsafe fn made(object: Bound<'py, PyAny>, dtype: Dtype, shape: &[npy_intp]) -> Option<Self> {
         let (layout, len) = Layout::dense(shape)?;
         let fields = fields(&object);
-        let (data, descr, flags, itemsize) = (fields.data.cast(), fields.descr, fields.flags, dtype.size() as u32);
-        let seen = Snapshot { data, layout, len, itemsize, descr, flags, dtype: Some(dtype), kind: b'f', native: true };
+        let (data, descr, flags) = (fields.data.cast(), fields.descr, fields.flags);
+        // SAFETY: the descriptor of a live array, read while no foreign code runs.
+        let type_num = unsafe { type_num(descr) };
+        let (itemsize, dtype, kind, native) = (dtype.size() as u32, Some(dtype), b'f', true);
+        let seen = Snapshot { data, layout, len, itemsize, descr, type_num, flags, dtype, kind, native };
         Some(Self { object, seen, name: "out" })
     }
 
@@ -427,8 +466,9 @@ impl<'py> NdArray<'py> {
         value_error!("{op}: {name} had shape {shape} and was changed while the arguments of the call were taken in")
     }
 
-    /// Whether nothing foreign can run when the object is converted: it is None, a number or a string of Python's own, or
-    /// an array that holds no objects and is of a dtype that this package knows.
+    /// Whether nothing foreign can run when the object is converted: it is None, a number or a string of Python's own,
+    /// or an array that holds no objects and is of a dtype that this package knows. But for what NumPy calls where a
+    /// number does not fit the type that it is rounded to: those who round some arrays pin the others.
     #[inline(always)]
     pub(super) fn is_inert(object: &Bound<'_, PyAny>) -> bool {
         // SAFETY: the object is alive.
@@ -455,6 +495,9 @@ fn exporter<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     object.cast::<pyo3::types::PyMemoryView>().ok()?.getattr("obj").ok()
 }
 
+/// So many views may lie between an array and the owner of its memory.
+const MOST_VIEWS: usize = 1 << 20;
+
 /// Weak references that keep the memory of arrays where it is, while a kernel runs without the GIL or foreign code runs
 /// within a call: NumPy does not resize, even with `refcheck=False`, what has a weak reference.
 #[derive(Debug, Default)]
@@ -464,26 +507,27 @@ impl<'py> Pins<'py> {
     /// Pins an object that is an array, or the array whose memory it shows: that of a view belongs to its base.
     pub(super) fn pin(&mut self, object: &Bound<'py, PyAny>) -> PyResult<()> {
         let mut object = object.clone();
-        // A view's base is the owner; what else may stand between them is not many deep.
-        for _ in 0..8 {
+        // A view's base is the owner, but where views are of different classes: then each is a view of the one before.
+        // Older NumPy lets `data` be assigned such that there is no end.
+        for _ in 0..MOST_VIEWS {
             // SAFETY: the object is alive.
             let next = if unsafe { npyffi::PyArray_Check(object.py(), object.as_ptr()) } == 0 {
                 exporter(&object)
             } else if fields(&object).flags & NPY_ARRAY_OWNDATA != 0 {
                 return self.add(&object);
             } else {
-                // SAFETY: an array owns a reference to its base, where it has one.
+                // SAFETY: an array owns a reference to its base, where it has one, and here gets another.
                 unsafe { Bound::from_borrowed_ptr_or_opt(object.py(), fields(&object).base) }
             };
             let Some(next) = next else { return Ok(()) };
             object = next;
         }
-        Ok(())
+        Err(value_error!("an array is a view of a view of a view, and so on without end"))
     }
 
     fn add(&mut self, array: &Bound<'py, PyAny>) -> PyResult<()> {
         self.0.try_reserve(1).map_err(|_| super::errors::out_of_memory())?;
-        // SAFETY: arrays can be referred to weakly.
+        // SAFETY: the object is alive, and no callback is given.
         let weak = unsafe { pyo3::ffi::PyWeakref_NewRef(array.as_ptr(), ptr::null_mut()) };
         // SAFETY: a new reference, or null and an exception.
         self.0.push(unsafe { Bound::from_owned_ptr_or_err(array.py(), weak) }?);
@@ -633,7 +677,7 @@ pub(super) struct Block<'a> {
     lifetime: PhantomData<&'a [u8]>,
 }
 
-// SAFETY: a shared borrow of numbers.
+// SAFETY: a shared borrow of numbers, which `BlockMut` makes exclusive by its promises, not by this.
 unsafe impl Send for Block<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Block<'_> {}
@@ -675,7 +719,7 @@ impl<'a> Block<'a> {
     pub(super) fn matrix<T: Element>(&self) -> Matrix<'a, T> {
         let typed = self.elements == Elements::Floats(T::DTYPE);
         if typed && self.is_aligned(size_of::<T>(), align_of::<T>()) {
-            // SAFETY: just seen.
+            // SAFETY: just seen; `Elements::Floats` are native.
             return unsafe { self.read() };
         }
         debug_assert!(self.place.is_empty(), "a block as another type than its own");
@@ -686,7 +730,7 @@ impl<'a> Block<'a> {
     #[inline]
     pub(super) fn bytes(&self) -> Matrix<'a, u8> {
         if self.elements == Elements::Bytes {
-            // SAFETY: elements of one byte.
+            // SAFETY: elements of one byte, of which any is a `u8`.
             return unsafe { self.read() };
         }
         debug_assert!(self.place.is_empty(), "elements of several bytes as bytes");
@@ -737,7 +781,7 @@ impl<'a> Target<'a> {
     /// # Safety
     ///
     /// It is writeable, no two of its elements share memory, and it shares none with what the kernel reads, but where
-    /// the kernel is told that it works in place; there is no other `Target` of it.
+    /// the kernel is told that it works in place, and then reads through this alone; there is no other `Target` of it.
     #[inline]
     pub(super) unsafe fn new(array: &'a NdArray<'_>, op: &str) -> PyResult<Self> {
         array.operand(op).map(Self)
@@ -769,7 +813,7 @@ impl<'a> Target<'a> {
     ///
     /// # Safety
     ///
-    /// No two blocks that exist at the same time have an element in common.
+    /// Of blocks that exist at the same time, only one reads or writes an element that they have in common.
     #[inline]
     pub(super) unsafe fn shared_block(&self, place: Place) -> BlockMut<'a> {
         BlockMut(self.0.block(place))
@@ -808,8 +852,8 @@ impl<'a> BlockMut<'a> {
         let typed = self.0.elements == Elements::Floats(T::DTYPE) && self.0.is_aligned(item, align_of::<T>());
         if typed && side_by_side && apart {
             // SAFETY: just seen; the elements lie in a matrix that is borrowed during 'a, or in an array
-            // (`Operand::holds`) that is alive during 'a and, by the promise of `Target`, written and read through this
-            // block alone.
+            // (`Operand::holds`) that is alive during 'a. By the promises of `Target` those that are written or read
+            // through this block are so through it alone.
             return unsafe {
                 MatrixMut::from_raw_parts(self.0.data.cast(), rows, cols, row_stride.unsigned_abs() / item)
             };
@@ -843,9 +887,15 @@ impl NdArray<'_> {
 }
 
 impl Kept {
-    /// Sees that the array's memory is what it was. Its shape does not matter: what was seen of it stays.
+    /// Sees that the array's memory is what it was. Its shape does not matter: what was seen of it stays. How many
+    /// bytes there are does: `__setstate__` may have put fewer in the same place.
     pub(super) fn look_again(&self, py: Python<'_>, op: &str) -> PyResult<()> {
-        if ptr::eq(fields(self.object.bind(py)).data.cast(), self.seen.data) {
+        let array = fields(self.object.bind(py));
+        let len = dims(array).0.iter().fold(1, |len: usize, dim| len.saturating_mul(dim.unsigned_abs()));
+        // SAFETY: the descriptor of a live array, read while no foreign code runs.
+        let item = usize::try_from(unsafe { npyffi::PyDataType_ELSIZE(py, array.descr) }).unwrap_or(0);
+        let bytes = self.seen.len().saturating_mul(self.seen.itemsize());
+        if ptr::eq(array.data.cast(), self.seen.data) && len.saturating_mul(item) >= bytes {
             return Ok(());
         }
         let (name, shape) = (self.name, Shape(self.seen.shape()));
@@ -856,7 +906,8 @@ impl Kept {
     ///
     /// # Safety
     ///
-    /// The slice is not used after `self` is gone, nor unless [`look_again`](Kept::look_again) said Ok in the same call.
+    /// The slice is not used after `self` is gone, nor unless [`look_again`](Kept::look_again) has just said Ok: no
+    /// foreign code may have run on this thread since.
     pub(super) unsafe fn numbers<T: Element>(&self) -> &'static [T] {
         let len = self.seen.len() * self.seen.itemsize() / size_of::<T>();
         let aligned = (self.seen.data as usize).is_multiple_of(align_of::<T>());
@@ -864,7 +915,8 @@ impl Kept {
             debug_assert!(len == 0, "numbers of an array that is not dense");
             return &[];
         }
-        // SAFETY: dense and aligned, as just seen, alive as long as `self` keeps it.
+        // SAFETY: dense and aligned, as just seen. It is alive while the slice is used, since `self` owns the array,
+        // weak references keep that from being resized, and the caller sees that it has not been given other memory.
         unsafe { slice::from_raw_parts(self.seen.data.cast_const().cast(), len) }
     }
 }

@@ -13,7 +13,7 @@ use super::call::{Call, Object, Returned, Signature};
 use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error, wrong_shape};
 use super::linear::{self, Linear, Quoted, Rows, Transform};
-use super::list::list;
+use super::list::{boxed, list};
 use super::ndarray::{Block, BlockMut};
 use super::rows::{LayerNorm, LogSoftmax, RmsNorm, Softmax};
 use super::same_shape::{Arrays, run};
@@ -448,8 +448,8 @@ impl Step {
     /// The layer for rows of `T`, which it takes.
     fn layer<T: Element>(&self, py: Python<'_>) -> PyResult<Box<dyn stack::Layer<T>>> {
         Ok(match self {
-            Self::Linear(layer) => Box::new(Shared(layer.clone_ref(py))),
-            Self::Row(layer) => Box::new(layer.get().layer::<T>(py)?),
+            Self::Linear(layer) => boxed(Shared(layer.clone_ref(py))).map_err(|_| out_of_memory())?,
+            Self::Row(layer) => boxed(layer.get().layer::<T>(py)?).map_err(|_| out_of_memory())?,
         })
     }
 }
@@ -477,10 +477,10 @@ fn flatten(py: Python<'_>, layers: &[Entry]) -> PyResult<Vec<Step>> {
 
 /// One of this package's functions, as a row operation.
 fn function_kind(object: &Bound<'_, PyAny>) -> PyResult<Option<Kind>> {
-    let Ok(name) = object.getattr("__name__").and_then(|name| name.extract::<String>()) else { return Ok(None) };
-    let Some(kind) = Kind::from_name(&name) else { return Ok(None) };
+    let name = object.getattr("__name__").ok().and_then(|name| name.cast_into::<PyString>().ok());
+    let Some(kind) = name.and_then(|name| Kind::from_name(&name.to_cow().ok()?)) else { return Ok(None) };
     let own = object.py().import("polyglot_bridge._core")?;
-    Ok(own.getattr(name.as_str()).is_ok_and(|function| function.is(object)).then_some(kind))
+    Ok(own.getattr(kind.name()).is_ok_and(|function| function.is(object)).then_some(kind))
 }
 
 /// A layer that is a Python object, in a stack that may run without the GIL.
@@ -528,7 +528,7 @@ fn stacks(py: Python<'_>, steps: &[Step]) -> PyResult<Stacks> {
         for step in steps {
             layers.push(step.layer::<T>(py)?);
         }
-        Ok(Some(Box::new(stack::Sequential::new(layers))))
+        Ok(Some(boxed(stack::Sequential::new(layers)).map_err(|_| out_of_memory())?))
     }
     let mut stacks = Stacks::default();
     for (slot, dtype) in stacks.iter_mut().zip(Dtype::ALL) {

@@ -12,7 +12,7 @@ use pyo3::types::{PyBool, PyComplex, PyFloat, PyInt, PyList, PyRange, PyTuple, P
 
 use super::dtype::{Dtype, FLOATS};
 use super::errors::{Shape, type_error, type_name, wrong_dtype};
-use super::ndarray::NdArray;
+use super::ndarray::{NdArray, Pins};
 use crate::trace::{Event, note};
 
 /// A NumPy array of a float dtype, native, aligned, its strides whole numbers of elements.
@@ -248,6 +248,9 @@ fn convert<'py, const N: usize>(
         },
         |(_, dtype)| dtype,
     );
+    // Where numbers are rounded NumPy may warn, and call what `numpy.seterrcall` names: it must not resize the others.
+    let mut pins = Pins::default();
+    candidates.iter().flatten().try_for_each(|candidate| candidate.array.pin(&mut pins))?;
     for (slot, candidate) in slots.iter_mut().zip(candidates) {
         *slot = candidate.map(|candidate| candidate.settle(op, common)).transpose()?;
     }

@@ -21,7 +21,7 @@ mod cortex_m {
     #[inline(always)]
     pub(super) fn widen_f16(bits: u16) -> f32 {
         let mut value = u32::from(bits);
-        // SAFETY: arithmetic in registers.
+        // SAFETY: arithmetic in registers that are named, by an instruction that these FPUs have.
         unsafe {
             asm!("vmov s0, {value}", "vcvtb.f32.f16 s0, s0", "vmov {value}, s0", value = inout(reg) value, out("s0") _,
                 options(pure, nomem, nostack, preserves_flags));
@@ -33,7 +33,7 @@ mod cortex_m {
     #[inline(always)]
     pub(super) fn narrow_f16(value: f32) -> u16 {
         let mut bits = value.to_bits();
-        // SAFETY: arithmetic in registers.
+        // SAFETY: arithmetic in registers that are named, by an instruction that these FPUs have.
         unsafe {
             asm!("vmov s0, {bits}", "vcvtb.f16.f32 s0, s0", "vmov {bits}, s0", bits = inout(reg) bits, out("s0") _,
                 options(pure, nomem, nostack, preserves_flags));
@@ -77,14 +77,14 @@ mod sixteen_bits {
     /// The bits of each value. `half` has a function for it, which is called for each vector instead of inlined.
     #[inline(always)]
     pub(crate) fn bits<T: SixteenBits>(values: &[T]) -> &[u16] {
-        // SAFETY: a `SixteenBits` is a `u16`, and takes any bits.
+        // SAFETY: a `SixteenBits` is one of the two types above, transparent over a `u16`.
         unsafe { slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
     }
 
     /// The bits of each value, to write.
     #[inline(always)]
     pub(crate) fn bits_mut<T: SixteenBits>(values: &mut [T]) -> &mut [u16] {
-        // SAFETY: as above.
+        // SAFETY: as above, and it takes any bits.
         unsafe { slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
     }
 

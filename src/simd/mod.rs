@@ -150,7 +150,8 @@ pub fn set_level(level: Level) {
     let tag = if size_of::<Level>() == 0 {
         0
     } else {
-        // SAFETY: of several variants whose fields have no size the one byte is the tag, so it is initialised.
+        // SAFETY: one byte, as asserted above. Of several variants whose fields have no size it is the tag, so it is
+        // initialised.
         unsafe { transmute_copy::<Level, u8>(&level) }
     };
     LEVEL.store(tag + 1, Ordering::Relaxed);

@@ -110,7 +110,7 @@ impl<'a, T: Float> InOutMatrix<'a, T> {
                 Some(source) if source.has_contiguous_rows() => source.offset(row, 0),
                 Some(source) => {
                     for col in 0..cols {
-                        // SAFETY: (row, col) lies within both matrices, which have one shape.
+                        // SAFETY: (row, col) lies within both matrices, which have one shape; they are apart.
                         unsafe { *target.add(col) = *source.offset(row, col) };
                     }
                     target.cast_const()
@@ -517,7 +517,7 @@ impl<T: Float> InOut<'_, T> {
     #[inline(always)]
     pub(crate) fn map_each(&mut self, f: impl Fn(T) -> T) {
         if core::ptr::eq(self.source, self.target) {
-            // SAFETY: `len` elements that are ours alone.
+            // SAFETY: `len` elements that are ours alone, and through one pointer: `f` sees copies.
             for value in unsafe { slice::from_raw_parts_mut(self.target, self.len) } {
                 *value = f(*value);
             }
@@ -560,7 +560,7 @@ pub(crate) enum SplitRow<'a, T: Float> {
 const MAX_BUFFERED: usize = if cfg!(feature = "std") { 4096 } else { 64 };
 
 impl<'a, C: Compute> RowBuffer<'a, C> {
-    /// With so much memory as [`InOutMatrix::scratch`] asks for, or less.
+    /// With so much memory as [`InOutMatrix::buffer_bytes`] asks for, or less.
     #[inline(always)]
     pub(crate) fn new(lent: &'a mut [Line]) -> Self {
         Self { on_stack: (MaybeUninit::uninit(), PhantomData), lent }
@@ -568,6 +568,10 @@ impl<'a, C: Compute> RowBuffer<'a, C> {
 
     /// Splits what is done to a row into a pass that leaves values of the compute type, and one that rounds them into
     /// the row. In between they lie in `out` itself where that is of the compute type, else in this buffer.
+    ///
+    /// The buffer holds nothing yet, not even zeros: `widened` must have been gone over as a whole (by `map`, `map_sum`
+    /// and their like, which write each element) before `narrowing` is read. Nothing checks it but Miri; both kernels
+    /// that split rows, softmax and layer norm, begin with such a pass.
     #[inline(always)]
     pub(crate) fn split<'s, T: Float<Acc = C>>(&'s mut self, row: InOut<'s, T>) -> SplitRow<'s, T> {
         let InOut { source, target, len, non_temporal, lifetime: _ } = row;

@@ -36,7 +36,7 @@ pub struct Matrix<'a, T> {
     pub(super) lifetime: PhantomData<&'a [T]>,
 }
 
-// SAFETY: a `Matrix` is a shared borrow of `T`s.
+// SAFETY: a `Matrix` is a shared borrow of `T`s, as `&[T]` is.
 unsafe impl<T: Sync> Send for Matrix<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for Matrix<'_, T> {}
@@ -72,8 +72,8 @@ impl<'a, T: Copy> Matrix<'a, T> {
     ///
     /// # Safety
     ///
-    /// For all `r < rows` and `c < cols`, `data.offset(r * row_stride + c * col_stride)` must be aligned and valid for
-    /// reads during `'a`, and nothing may write there meanwhile.
+    /// For all `r < rows` and `c < cols`, `data.offset(r * row_stride + c * col_stride)` must be aligned, initialised
+    /// and valid for reads during `'a`, and nothing may write there meanwhile.
     pub unsafe fn from_raw_parts(
         data: *const T,
         rows: usize,
@@ -127,7 +127,7 @@ impl<'a, T: Copy> Matrix<'a, T> {
     }
 
     /// Gives `f` each of `values` with `width` elements of its row, from column `col` on. False, and nothing done,
-    /// where there are fewer rows or columns, or where rows are not contiguous.
+    /// where there are fewer rows or columns, where rows are not contiguous, or where `width` is 0.
     #[cfg(not(feature = "std"))]
     #[inline(always)]
     pub(crate) fn for_each_row_of<X: Copy>(
@@ -137,7 +137,8 @@ impl<'a, T: Copy> Matrix<'a, T> {
         width: usize,
         mut f: impl FnMut(X, &'a [T]),
     ) -> bool {
-        let fits = self.has_contiguous_rows() && col <= self.cols && width <= self.cols - col;
+        // With a width of 0 a part might lie anywhere, as an empty matrix may have any strides.
+        let fits = self.has_contiguous_rows() && width > 0 && col <= self.cols && width <= self.cols - col;
         if !fits || values.len() > self.rows {
             return false;
         }
@@ -145,7 +146,8 @@ impl<'a, T: Copy> Matrix<'a, T> {
         let mut take = inlined(
             #[inline(always)]
             |value| {
-                // SAFETY: the part lies within the matrix, whose elements are valid for reads during 'a.
+                // SAFETY: there are no more values than rows, so the part lies within the matrix, whose elements are
+                // valid for reads during 'a.
                 f(value, unsafe { slice::from_raw_parts(part, width) });
                 part = part.wrapping_offset(self.row_stride);
             },
@@ -187,7 +189,7 @@ impl<'a, T: Copy> Matrix<'a, T> {
             return Some(&[]);
         }
         let dense = self.rows <= 1 || self.row_stride == self.cols as isize;
-        // SAFETY: rows * cols elements, each valid, side by side.
+        // SAFETY: rows * cols elements, each valid, side by side, so that there are no more than can be counted.
         (dense && self.has_contiguous_rows())
             .then(|| unsafe { slice::from_raw_parts(self.data, self.rows * self.cols) })
     }
@@ -343,7 +345,7 @@ pub struct MatrixMut<'a, T> {
     pub(super) lifetime: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: a `MatrixMut` is a unique borrow of `T`s.
+// SAFETY: a `MatrixMut` is a unique borrow of `T`s, as `&mut [T]` is.
 unsafe impl<T: Send> Send for MatrixMut<'_, T> {}
 // SAFETY: as above; through `&MatrixMut` elements are only read.
 unsafe impl<T: Sync> Sync for MatrixMut<'_, T> {}
@@ -377,7 +379,8 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
     /// # Safety
     ///
     /// For all `r < rows` and `c < cols`, `data.add(r * row_stride + c)` must be aligned and valid for reads and writes
-    /// during `'a`, nothing else may touch it meanwhile, and `row_stride >= cols` where there are two rows or more.
+    /// during `'a`, and initialised; nothing else may touch meanwhile what is touched through this matrix; and
+    /// `row_stride >= cols` where there are two rows or more.
     pub unsafe fn from_raw_parts(data: *mut T, rows: usize, cols: usize, row_stride: usize) -> Self {
         Self { data, rows, cols, row_stride, lifetime: PhantomData }
     }
@@ -430,7 +433,8 @@ impl<'a, T: Copy> MatrixMut<'a, T> {
         if self.cols == 0 {
             return (row < self.rows).then_some(&mut []);
         }
-        // SAFETY: the row's elements are ours alone, see `from_raw_parts`.
+        // SAFETY: the row is within the matrix; its elements are ours alone, see `from_raw_parts`, and lent again only
+        // when the borrow of `self` has ended.
         (row < self.rows).then(|| unsafe { slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.cols) })
     }
 

@@ -167,14 +167,32 @@ impl<A: Copy> PairwiseFold<A> {
         while self.depth > 0 {
             total = if simd::HAS_VECTORS { combine(self.pop(), total) } else { self.join_apart(total, combine) };
         }
+        // As many 1 bits as totals: a `push` goes by them.
+        self.blocks = 0;
         total
     }
 
-    /// The last total; only called where there is one.
+    /// The last total; only called where there is one: `depth` is the number of 1 bits in `blocks`.
     #[inline(always)]
     fn pop(&mut self) -> A {
         self.depth -= 1;
-        // SAFETY: `push` wrote each slot below `depth`.
+        // SAFETY: `depth` was not 0, as callers see to, and `push` wrote each slot below it.
         unsafe { self.totals.get_unchecked(self.depth).assume_init() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fold_that_is_finished_begins_anew() {
+        for blocks in 0..20_u32 {
+            let mut fold = PairwiseFold::new();
+            for _ in 0..2 {
+                (0..blocks).for_each(|block| fold.push(block, &|a, b| a + b));
+                assert_eq!(fold.finish(1000, &|a, b| a + b), 1000 + (0..blocks).sum::<u32>());
+            }
+        }
     }
 }

@@ -142,8 +142,9 @@ impl<'a, W: Copy> PanelGroup<'a, W> {
             return false;
         }
         let is_whole = !may_overlap || PANELS == self.panels || !overlaps;
-        let fits =
-            PANELS <= self.panels && is_whole && width == self.width && x.cols == self.steps && row + MR <= x.rows;
+        // Without a sum, which may overflow.
+        let has_rows = MR <= x.rows && row <= x.rows - MR;
+        let fits = PANELS <= self.panels && is_whole && width == self.width && x.cols == self.steps && has_rows;
         if !fits || !x.has_contiguous_rows() {
             return false;
         }
@@ -160,9 +161,9 @@ impl<'a, W: Copy> PanelGroup<'a, W> {
             ($first:expr, |$index:ident| $panel:expr) => {
                 // Loops and not `map`, which is not always inlined.
                 for step in 0..self.steps {
-                    // SAFETY: `step` lies within each row, as was just checked, and the step's elements of each panel
-                    // among those that the constructor was given: with their overlaps, which only panels side by side
-                    // have.
+                    // SAFETY: the rows are among those of `x`, contiguous and as long as there are steps, as was just
+                    // checked. The step's elements of each panel are among those that the constructor was given, as it
+                    // saw: of `of_rows`, with their overlaps, which only panels side by side have.
                     unsafe {
                         let mut values = [&*rows[0].add(step); MR];
                         for index in 1..MR {
@@ -188,5 +189,26 @@ impl<'a, W: Copy> PanelGroup<'a, W> {
             each_step!(start, |index| start.offset(index as isize * self.panel_stride));
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_beyond_the_last_are_refused() {
+        let (x, weight) = ([1.0_f32; 12], [1.0_f32; 4]);
+        let x = Matrix::new(&x, 3, 4).unwrap();
+        let group = PanelGroup::packed(&weight, (1, 4), 4, 1).unwrap();
+        let steps = |row: usize| {
+            let mut steps = 0;
+            let fits = group.for_each::<_, 2, 1>(x, row, 1, weight.as_ptr(), |_, _, _| steps += 1);
+            (fits, steps)
+        };
+        assert_eq!(steps(1), (true, 4));
+        for row in [2, 3, usize::MAX - 2, usize::MAX - 1, usize::MAX] {
+            assert_eq!(steps(row), (false, 0), "{row}");
+        }
     }
 }

@@ -190,7 +190,7 @@ impl<T: Float> Row<'_, T> {
     #[inline(always)]
     pub(super) fn last<S: Simd>(&self, simd: S) -> Lanes<S, T> {
         let lanes = Lanes::<S, T>::LEN;
-        // SAFETY: the row has a vector, or as many elements as are asked for.
+        // SAFETY: the row has a vector, or else as many elements as are asked for.
         unsafe {
             if self.len < lanes { pad::<S, T>(simd, self.source, self.len) } else { self.load(simd, self.len - lanes) }
         }

@@ -64,6 +64,155 @@ def test_an_array_that_changes_within_a_call(name, tmp_path):
     assert not wrong, "\n".join([f"{len(wrong)} tries of {name} went wrong:", *wrong[:40]])
 
 
+DESCRIPTOR = """
+import numpy as np, polyglot_bridge as pb
+count, reached = 20_000, 0
+made = lambda code: np.dtype(code, metadata={"own": 1})
+for _ in range(5):
+    bias = np.ones(count, made("f4"))
+    place, data, kept = id(bias.dtype), bias.ctypes.data, []
+    tries = 0
+
+    def change(*_):
+        # Another descriptor in the place of the first, of numbers half as long, and as many of them in half of the memory.
+        global tries, reached
+        tries += 1
+        if tries > 1:
+            return
+        bias.dtype = "f2"
+        while len(kept) < 2000:
+            kept.append(made("f2"))
+            if id(kept[-1]) == place:
+                bias.dtype = kept.pop()
+                bias.resize(count, refcheck=False)
+                reached += bias.ctypes.data == data
+                return
+
+    # The rounded weight overflows, of which NumPy tells.
+    with np.errstate(over="call", call=change):
+        try:
+            layer = pb.Linear(np.full((2, count), 1e30), bias, dtype="float16")
+        except ValueError as error:
+            assert "bias" in str(error), error
+        else:
+            assert not tries, f"taken as it was: {layer.bias[-3:]}, {reached}"
+print("done")
+"""
+
+
+def test_a_descriptor_in_the_place_of_another():
+    """Its address says nothing of what the elements are."""
+    assert python(DESCRIPTOR).strip() == "done"
+
+
+VIEWS = """
+import numpy as np, polyglot_bridge as pb
+
+class Factor:
+    def __float__(self):
+        try:
+            owner.resize(1, refcheck=False)
+        except ValueError:
+            return 2.0
+        raise AssertionError(f"resized under {depth} views")
+
+for depth in (0, 1, 7, 8, 100, 3000):
+    x = owner = np.ones(1 << 16)
+    for number in range(depth):
+        # Of one class, each would be a view of the owner.
+        x = x.view(type(f"View{number}", (np.ndarray,), {}))
+    x = x.view(np.ndarray)
+    assert (pb.scale(x, Factor()) == 2.0).all()
+    # Bases are freed one within the other.
+    while x is not owner:
+        x = x.base
+print("done")
+"""
+
+
+def test_views_of_views():
+    """The memory that they show stays, however many they are."""
+    assert python(VIEWS).strip() == "done"
+
+
+ROUNDED = """
+import numpy as np, polyglot_bridge as pb
+
+def attempt(owner, call):
+    tries = []
+
+    def change(*_):
+        tries.append(owner.size)
+        try:
+            owner.resize(1, refcheck=False)
+        except ValueError:
+            tries.append("kept")
+
+    with np.errstate(over="call", call=change):
+        call()
+    assert tries[1:2] == ["kept"], tries
+
+bias, weight, x = np.ones(5000, np.float32), np.full((2, 5000), 1e30), np.ones(5000, np.float16)
+attempt(bias, lambda: pb.Linear(weight, bias[:], dtype="float16"))
+attempt(weight, lambda: pb.Linear(weight[:], np.full(5000, 1e300), dtype="float32"))
+attempt(x, lambda: pb.linear(x.reshape(5, 1000), np.full((1000, 3), 10**6)))
+print("done")
+"""
+
+
+def test_numpy_calls_back_where_numbers_do_not_fit():
+    """No argument is an object whose methods run, and yet code does."""
+    assert python(ROUNDED).strip() == "done"
+
+
+MODULES = """
+import sys, types
+import numpy as np, polyglot_bridge as pb
+panels = np.zeros(2 * 64 * 64, np.uint8)
+layer = pb._core._packed_linear(panels, (64, 64), None, None, "bfloat16", 1)
+real, dtype = sys.modules.pop("ml_dtypes", None), np.dtype
+try:
+    for scalar in (np.int8, np.bool_, np.float64, object, "S1", None):
+        sys.modules["ml_dtypes"] = types.SimpleNamespace(bfloat16=scalar)
+        for np.dtype in (dtype, lambda scalar: scalar, lambda scalar: 5, lambda scalar: types.SimpleNamespace()):
+            for call in (lambda: layer.weight, lambda: layer.dtype, lambda: pb.Linear(np.ones((64, 64)), dtype="bfloat16")):
+                try:
+                    answer = call()
+                except TypeError as error:
+                    assert "bfloat16" in str(error), error
+                else:
+                    raise AssertionError(f"taken for bfloat16: {scalar} {answer}")
+finally:
+    np.dtype = dtype
+    del sys.modules["ml_dtypes"]
+
+try:
+    import ml_dtypes
+except ImportError:
+    pass
+else:
+    x = np.ones((64, 64), ml_dtypes.bfloat16)
+    out = np.empty_like(x)
+    assert (pb.relu(x, out=out) == x).all() and layer.weight.nbytes == 2 * 64 * 64
+    # NumPy's own arrays are of as many bytes as their dtype says now.
+    np.dtype(ml_dtypes.bfloat16).__setstate__((3, "<", None, None, None, 1, 1, 64))
+    short = np.ones((64, 64), ml_dtypes.bfloat16)
+    for call in (lambda: layer.weight, lambda: pb.relu(short), lambda: pb.relu(x), lambda: pb.relu(x, out=out), lambda: layer(short)):
+        try:
+            call()
+        except TypeError as error:
+            assert "bfloat16" in str(error), error
+        else:
+            assert short.nbytes == 2 * 64 * 64, "elements of one byte read as of two"
+print("done")
+"""
+
+
+def test_modules_that_are_not_what_they_seem():
+    """An array is made of a dtype of as many bytes as are written, whatever stands in for `ml_dtypes` or `numpy.dtype`."""
+    assert python(MODULES).strip() == "done"
+
+
 LISTS = """
 import polyglot_bridge as pb
 class Item:
@@ -95,6 +244,43 @@ print("done")
 
 def test_lists_that_change_meanwhile():
     assert python(LISTS).strip() == "done"
+
+
+STACKS = """
+import os, resource
+import numpy as np, polyglot_bridge as pb
+long = "x" * 2**26
+
+class Layer:
+    __name__ = long
+
+names = ["rms_norm"] * 2**17
+calls = [(more, lambda: pb.Sequential(names)) for more in range(8, 96, 4)]
+calls += [(16, lambda: pb.Sequential([Layer()])), (16, lambda: pb._core._packed_linear(np.zeros(0, "u1"), (0, 0), None, None, long, 1))]
+pb.Sequential(names[:100])
+for more, call in calls:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with open("/proc/self/statm") as file:
+                used = int(file.read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + more * 2**20, used + more * 2**20))
+            call()
+            code = 0
+        except (MemoryError, TypeError):
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0, f"ended with {more} MB"
+print("done")
+"""
+
+
+@pytest.mark.skipif(SANITIZED or not sys.platform.startswith("linux"), reason="limits the addresses of a process")
+def test_stacks_without_memory():
+    """Layer by layer, and for a name of any length, memory is asked for and not taken for granted."""
+    assert python(STACKS).strip() == "done"
 
 
 # --- nothing is freed while it is read --------------------------------------------------------------------------------------------
@@ -186,6 +372,77 @@ print("done")
 
 def test_panels_that_are_resized_under_a_layer():
     assert python(RESIZED).strip() == "done"
+
+
+RESTATED = """
+import sys, types
+import numpy as np, polyglot_bridge as pb
+make, (panels, shape, _, activation, dtype, layout) = pb.Linear(np.ones((8, 24), np.float32)).__reduce_ex__(5)
+few = np.dtype("u1")
+
+def layer_over(numbers, shape, dtype):
+    # Else they would be copied.
+    kept = []
+    while (own := np.empty(len(numbers), np.uint8)).ctypes.data % 32:
+        kept.append(own)
+    own[...] = numbers
+    return own, make(own, shape, None, activation, dtype, layout)
+
+def calls(layer):
+    return layer(np.ones((1, 8), np.float32)), layer.weight, layer._panels(), layer.__reduce_ex__(5), pb.Sequential([layer])(np.ones((1, 8), np.float32))
+
+def refused(layer, *calls):
+    for call in calls:
+        try:
+            call(layer)
+        except ValueError as error:
+            assert "panels" in str(error), error
+        else:
+            raise AssertionError("memory that is gone was read")
+
+def each(layer):
+    refused(layer, lambda layer: layer(np.ones((1, 8), np.float32)), lambda layer: layer.weight, lambda layer: layer._panels(),
+            lambda layer: layer.__reduce_ex__(5), lambda layer: pb.Sequential([layer])(np.ones((1, 8), np.float32)))
+
+same = 0
+for _ in range(3000):
+    own, layer = layer_over(panels, shape, dtype)
+    calls(layer)
+    place = own.ctypes.data
+    # NumPy keeps a few freed buffers of each size; after those the next lies where the former one began, if it is shorter.
+    others = [np.empty(len(panels), np.uint8) for _ in range(20)]
+    del others
+    own.__setstate__((1, (900,), few, False, bytes(900)))
+    same += own.ctypes.data == place
+    each(layer)
+    if same >= 3:
+        break
+
+# Within a call, too: a layer of bfloat16 asks for its dtype.
+own, layer = layer_over(np.zeros(2 * 64 * 64, np.uint8), (64, 64), "bfloat16")
+real = sys.modules.pop("ml_dtypes", None)
+
+class Module(types.ModuleType):
+    def __getattr__(self, name):
+        own.__setstate__((1, (1,), few, False, b"x"))
+        sys.modules["ml_dtypes"] = real
+        return real.bfloat16
+
+if real is None:
+    try:
+        import ml_dtypes as real
+    except ImportError:
+        pass
+if real is not None:
+    sys.modules["ml_dtypes"] = Module("ml_dtypes")
+    refused(layer, lambda layer: layer.weight)
+print("done")
+"""
+
+
+def test_panels_that_are_replaced_under_a_layer():
+    """Other memory, or less of it in the same place, is found before it is read."""
+    assert python(RESTATED).strip() == "done"
 
 
 PARAMETERS = """

@@ -9,6 +9,7 @@ use pyo3::types::{PyFloat, PyList, PySequence, PyString};
 use crate::python::arguments;
 use crate::python::call::{Call, Signature};
 use crate::python::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error};
+use crate::python::launch::detach;
 use crate::python::list::list;
 use crate::python::take::{Array, take_f64};
 use crate::view::{Matrix, MatrixMut};
@@ -160,7 +161,7 @@ fn floats<'py>(py: Python<'py>, values: &[f64]) -> PyResult<Bound<'py, PyList>> 
 pub(in crate::python) fn sum_of_squares(numbers: &Bound<'_, PyAny>) -> PyResult<f64> {
     const OP: &str = "sum_of_squares";
     let values = not_empty(OP, "numbers", self::numbers(OP, "numbers", "numbers", numbers)?)?;
-    let sum = numbers.py().detach(|| crate::sum_of_squares(&values[..]));
+    let sum = detach(numbers.py(), || crate::sum_of_squares(&values[..]));
     if sum.is_infinite() {
         return Err(error::<PyRuntimeError>(format_args!("{OP}: overflow: the result is infinite")));
     }
@@ -209,7 +210,7 @@ pub(in crate::python) fn matrix_multiply<'py>(
         ));
     }
     let mut out = zeros(m.saturating_mul(n))?;
-    py.detach(|| crate::matmul(Matrix::new(&a, m, k)?, Matrix::new(&b, k, n)?, MatrixMut::new(&mut out, m, n)?))?;
+    detach(py, || crate::matmul(Matrix::new(&a, m, k)?, Matrix::new(&b, k, n)?, MatrixMut::new(&mut out, m, n)?))?;
     list(py, out.chunks(n).map(|row| floats(py, row).map(Bound::into_any)))
 }
 
@@ -249,6 +250,6 @@ pub(in crate::python) fn parallel_transform<'py>(
     let factor = arguments::number(OP, "factor", factor)?;
     let mut values = not_empty(OP, "data", numbers(OP, "data", "data", data)?)?;
     call.look_again()?;
-    data.py().detach(|| crate::scale_in_place(&mut values[..], factor))?;
+    detach(data.py(), || crate::scale_in_place(&mut values[..], factor))?;
     floats(data.py(), &values)
 }
