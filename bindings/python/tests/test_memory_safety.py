@@ -70,22 +70,27 @@ count, reached = 20_000, 0
 made = lambda code: np.dtype(code, metadata={"own": 1})
 for _ in range(5):
     bias = np.ones(count, made("f4"))
-    place, data, kept = id(bias.dtype), bias.ctypes.data, []
-    tries = 0
+    place, kept, calls = id(bias.dtype), [], []
 
     def change(*_):
-        # Another descriptor in the place of the first, of numbers half as long, and as many of them in half of the memory.
-        global tries, reached
-        tries += 1
-        if tries > 1:
+        # Another descriptor in the place of the first: of numbers as long, since what would make room for others, or leave
+        # less memory than was seen, is refused.
+        global reached
+        calls.append(1)
+        if len(calls) > 1:
             return
-        bias.dtype = "f2"
+        try:
+            bias.resize(1, refcheck=False)
+        except ValueError:
+            pass
+        else:
+            raise SystemExit("resized under the call")
+        bias.dtype = "i4"
         while len(kept) < 2000:
-            kept.append(made("f2"))
+            kept.append(made("i4"))
             if id(kept[-1]) == place:
                 bias.dtype = kept.pop()
-                bias.resize(count, refcheck=False)
-                reached += bias.ctypes.data == data
+                reached += 1
                 return
 
     # The rounded weight overflows, of which NumPy tells.
@@ -95,7 +100,8 @@ for _ in range(5):
         except ValueError as error:
             assert "bias" in str(error), error
         else:
-            assert not tries, f"taken as it was: {layer.bias[-3:]}, {reached}"
+            assert not calls, f"taken as it was: {layer.bias[-3:]}, {reached}"
+assert calls and reached, (calls, reached)
 print("done")
 """
 
