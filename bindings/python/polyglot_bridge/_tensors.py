@@ -94,9 +94,8 @@ def bfloat16_of_torch(op: str, name: str, tensor: Any) -> npt.NDArray[Any]:
             f"{op}: {name} is a torch.bfloat16 tensor, and NumPy has that dtype only with the package ml_dtypes: install "
             f"it, or pass {name}.float()"
         ) from None
-    import torch
-
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.requires_grad:
+    torch: Any = sys.modules.get("torch")
+    if torch is None or type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.requires_grad:
         raise TypeError(f"{op}: {name} is a tensor that cannot become an array as it is: pass {name}.detach()")
     try:
         array: npt.NDArray[Any] = tensor.view(torch.int16).numpy().view(bfloat16)
