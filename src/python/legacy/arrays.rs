@@ -1,12 +1,14 @@
 //! The names of polyglot-bridge 0.2.0 for NumPy arrays, each a call of what has taken its place.
 
 use pyo3::prelude::*;
+use pyo3::types::{PyFloat, PyInt};
 
 use crate::math::activation::Activation;
 use crate::python::arguments::Optional;
 use crate::python::call::{Call, Object, Returned, Signature};
 use crate::python::dtype::for_dtype;
 use crate::python::elementwise::{dropped, elementwise, scaled};
+use crate::python::errors::{type_error, type_name};
 use crate::python::launch;
 use crate::python::linear;
 use crate::python::linear::activation_of;
@@ -419,6 +421,16 @@ pub(in crate::python) fn fused_softmax<'py>(
     rowwise(Signature::new("fused_softmax"), &Softmax, x, &axis, out)
 }
 
+/// A number is no matrix, and its type is what is wrong with it.
+fn refuse_numbers(op: &str, a: Object<'_, '_>, b: Object<'_, '_>) -> PyResult<()> {
+    for (name, object) in [("a", a), ("b", b)] {
+        if object.is_instance_of::<PyFloat>() || object.is_instance_of::<PyInt>() {
+            return Err(type_error!("{op}: {name} must be an array, not {}", type_name(object)));
+        }
+    }
+    Ok(())
+}
+
 /// ``a @ b``: `matmul`, as polyglot-bridge 0.2.0 called it.
 ///
 /// Parameters
@@ -450,6 +462,7 @@ pub(in crate::python) fn matmul_numpy<'py>(
     b: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    refuse_numbers("matmul_numpy", a, b)?;
     matmul::product(of("matmul_numpy", "a"), a, b, out)
 }
 
@@ -484,6 +497,7 @@ pub(in crate::python) fn matmul_numpy_f32<'py>(
     b: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
+    refuse_numbers("matmul_numpy_f32", a, b)?;
     matmul::product(f32("matmul_numpy_f32", "a"), a, b, out)
 }
 
