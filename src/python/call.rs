@@ -112,6 +112,11 @@ impl<'py> Call<'py> {
     /// Sees that no array was changed since the call began.
     #[inline(always)]
     pub(super) fn look_again(&self) -> PyResult<()> {
+        if self.seen.is_empty() { Ok(()) } else { self.look_at_each_again() }
+    }
+
+    #[cold]
+    fn look_at_each_again(&self) -> PyResult<()> {
         self.seen.iter().try_for_each(|array| array.operand(self.op).map(drop))
     }
 }
