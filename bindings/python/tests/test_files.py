@@ -226,7 +226,8 @@ def test_time_grows_with_the_length_alone(path):
 
     for make in (lambda n: f'"{n}":["U8",[0],[0,0]]', lambda n: f'"{n}":["U8",[1],[0,1]]', lambda n: '"a":["U8",[0],[0,0]]',
                  lambda n: f'"{n}":["U8",[0],[{n},{n}]]', lambda n: f'"{n}":["U8",[1],[{n},{n + 1}]]'):
-        assert seconds(16_000, make) < 24 * max(seconds(2_000, make), 0.005)
+        # What disturbs a measurement makes one of two longer now and then, not each time.
+        assert any(seconds(16_000, make) < 24 * max(seconds(2_000, make), 0.005) for _ in range(5))
 
 
 SMALL = """
