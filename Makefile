@@ -44,6 +44,9 @@ TESTS := contract rows elements transformer attention linear fuzz
 SHARD := 0/8
 MUTANT_TESTS := $(TESTS) accuracy properties open_trait
 
+# Python tests that take as long as all others, each in a process of its own: they run beside those.
+ALONE := bindings/python/tests/test_fuzz_hostile.py bindings/python/tests/test_memory_safety.py
+
 WHEEL_SOURCES := Cargo.toml Cargo.lock README.md $(shell find src -name '*.rs') \
 	$(shell find bindings/python \( -name '*.toml' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) -not -path '*/tests/*')
 
@@ -95,7 +98,10 @@ else
 endif
 
 test-python: $(VENV)/.wheel $(VENV)/.test $(VENV)/.minilm  ## pytest against the installed wheel
-	$(VENV)/bin/python -m pytest -q bindings/python/tests
+	@mkdir -p out
+	@$(VENV)/bin/python -m pytest -q $(ALONE) >out/pytest.txt 2>&1 & alone=$$!; \
+	$(VENV)/bin/python -m pytest -q bindings/python/tests $(ALONE:%=--ignore=%); rest=$$?; \
+	wait $$alone; alone=$$?; cat out/pytest.txt; exit $$((rest | alone))
 
 test-examples: $(VENV)/.wheel $(VENV)/.demo  ## README's Python runs as shown; Rust and Python classify each digit alike
 	$(VENV)/bin/python -m doctest -o NORMALIZE_WHITESPACE -o ELLIPSIS README.md
