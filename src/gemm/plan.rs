@@ -250,6 +250,7 @@ mod tests {
     /// The table of ARCHITECTURE.md, of which the first row that fits holds, is the function, and each of its rows is
     /// needed.
     #[test]
+    #[cfg_attr(miri, ignore = "a grid of 200,000 cases, and no memory to watch")]
     fn plans_are_those_of_the_table_in_architecture_md() {
         let text = include_str!("../../ARCHITECTURE.md");
         let (_, text) = text.split_once("## Which way a product goes").expect("the heading");
