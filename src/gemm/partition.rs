@@ -379,6 +379,7 @@ mod tests {
     /// What is reserved for all blocks is enough for each, so that none fails once the first is written; and what is
     /// reserved for any product is enough for all of them.
     #[test]
+    #[cfg_attr(miri, ignore = "a grid of 100,000 cases, and no memory to watch")]
     fn each_block_fits_what_is_reserved() {
         fn check<T: Float>(sizes: (usize, usize, usize), threads: usize) {
             let (rows, k, cols) = sizes;
