@@ -137,11 +137,19 @@ impl RowOperation {
         self.own.is_none_or(|(own, _)| dtype == own || dtype == own.compute())
     }
 
-    /// Weight and bias in the dtype of a call.
+    /// Weight and bias in the dtype of a call. Their owner may have made them writeable and given them another shape or
+    /// dtype, or strides of which kernels know nothing.
     fn parameters<'py>(&self, py: Python<'py>, dtype: Dtype) -> PyResult<[Option<Array<'py>>; 2]> {
-        let cast = |name: &'static str, parameter: &Option<Py<PyAny>>| match parameter {
-            Some(array) => take_own(NAME, name, array.bind(py))?.cast_to(NAME, dtype).map(Some),
-            None => Ok(None),
+        let cast = |name: &'static str, parameter: &Option<Py<PyAny>>| {
+            let (Some(parameter), Some((own, len))) = (parameter, self.own) else { return Ok(None) };
+            let array = take_own(NAME, name, parameter.bind(py))?;
+            if array.dtype() != own || array.shape() != [len.cast_signed()] || !array.is_c_contiguous() {
+                let (found, dtype, own) = (Shape(array.shape()), array.dtype().name(), own.name());
+                return Err(value_error!(
+                    "{NAME}: {name} was ({len},) of {own} when the layer was made and is {found} of {dtype} now"
+                ));
+            }
+            array.cast_to(NAME, dtype).map(Some)
         };
         Ok([cast("weight", &self.weight)?, cast("bias", &self.bias)?])
     }

@@ -101,14 +101,15 @@ for _ in range(5):
             assert "bias" in str(error), error
         else:
             assert not calls, f"taken as it was: {layer.bias[-3:]}, {reached}"
-assert calls and reached, (calls, reached)
-print("done")
+assert calls, calls
+print("done" if reached else "elsewhere")
 """
 
 
 def test_a_descriptor_in_the_place_of_another():
     """Its address says nothing of what the elements are."""
-    assert python(DESCRIPTOR).strip() == "done"
+    # A sanitizer gives no address a second time, so that the case is not reached under it.
+    assert python(DESCRIPTOR).strip() in (["done", "elsewhere"] if SANITIZED else ["done"])
 
 
 VIEWS = """
@@ -455,7 +456,7 @@ PARAMETERS = """
 import numpy as np, polyglot_bridge as pb
 x, weight = np.random.default_rng(0).standard_normal((50, 4000)), np.linspace(1, 2, 4000)
 for change in (lambda w: w.resize(1, refcheck=False), lambda w: setattr(w, "dtype", np.dtype("f4")), lambda w: setattr(w, "shape", (2, 2000)),
-               lambda w: setattr(w, "strides", (0,))):
+               lambda w: setattr(w, "strides", (0,)), lambda w: setattr(w, "strides", (-8,))):
     operation = pb.RowOperation("rms_norm", weight)
     stack = pb.Sequential([operation])
     expected = operation(x)
