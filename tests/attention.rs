@@ -18,6 +18,9 @@ for_each_type! {
     a_nan_reaches_its_rows => a_nan_reaches_its_rows_for,
     bits_do_not_depend_on_company => bits_do_not_depend_on_company_for,
     empty_operands_are_legal => empty_operands_are_legal_for,
+    means_of_the_largest_values_are_finite => means_of_the_largest_values_are_finite_for,
+    infinities_among_the_largest_values_stay => infinities_among_the_largest_values_stay_for,
+    bits_where_sums_overflow => bits_where_sums_overflow_for,
 }
 
 /// What hides keys from queries.
@@ -94,8 +97,18 @@ impl<T: Float> Operands<T> {
     where
         T: Storage,
     {
+        let (out, mut bounds) = self.expected_of(hiding, &all_to_f64(&self.v));
+        bounds.iter_mut().zip(&out).for_each(|(bound, &right)| *bound += T::half_ulp(right) * 1.01);
+        (out, bounds)
+    }
+
+    /// The same for other values, and without the rounding to `T`.
+    fn expected_of(&self, hiding: Hiding, v: &[f64]) -> (Vec<f64>, Vec<f64>)
+    where
+        T: Storage,
+    {
         let (queries, keys, depth, cols) = self.sizes;
-        let (q, k, v) = (all_to_f64(&self.q), all_to_f64(&self.k), all_to_f64(&self.v));
+        let (q, k) = (all_to_f64(&self.q), all_to_f64(&self.k));
         let scale = if depth == 0 { 0.0 } else { 1.0 / (depth as f64).sqrt() };
         let (mut out, mut bounds) = (vec![0.0; queries * cols], vec![0.0; queries * cols]);
         for query in 0..queries {
@@ -127,7 +140,7 @@ impl<T: Float> Operands<T> {
                 let magnitude: f64 = (0..keys).map(|key| term(key).abs()).sum();
                 let right = (0..keys).map(term).sum();
                 out[query * cols + col] = right;
-                bounds[query * cols + col] = magnitude * steps * compute_roundoff::<T>() + T::half_ulp(right) * 1.01;
+                bounds[query * cols + col] = magnitude * steps * compute_roundoff::<T>();
             }
         }
         (out, bounds)
@@ -373,6 +386,134 @@ fn empty_operands_are_legal_for<T: Storage>() {
                 assert_eq!(found.len(), sizes.0 * sizes.3);
                 assert!(sizes.1 > 0 || found.iter().all(|value| to_f64(*value) == 0.0));
             }
+        }
+    });
+}
+
+/// The largest number of a type, exact in f64.
+fn largest<T: Storage>() -> f64 {
+    match T::NAME {
+        "f16" => 65_504.0,
+        "bf16" => 255.0 * 2.0_f64.powi(120),
+        "f32" => f64::from(f32::MAX),
+        _ => f64::MAX,
+    }
+}
+
+/// What the columns of [`huge`] hold: values of one sign, of both, one beside small ones, and ordinary ones in the last.
+const KINDS: usize = 7;
+
+/// Operands whose sums of values overflow where `T` is as wide as what is computed in.
+fn huge<T: Storage>(queries: usize, keys: usize, has_equal_scores: bool) -> Operands<T> {
+    const COLS: usize = 19;
+    let mut random = Random::new(keys as u64);
+    let mut operands = Operands::<T>::new((queries, keys, 4, COLS), &mut random);
+    if has_equal_scores {
+        operands.k.fill(T::ZERO);
+        let is_hidden = |value: &T| to_f64(*value) == f64::NEG_INFINITY;
+        operands.added.iter_mut().filter(|value| !is_hidden(value)).for_each(|value| *value = T::ZERO);
+    }
+    let most = largest::<T>();
+    for (index, value) in operands.v.iter_mut().enumerate() {
+        let (key, col) = (index / COLS, index % COLS);
+        *value = from_f64(match col % KINDS {
+            0 => most,
+            1 => -most,
+            2 => most * [1.0, -1.0][key % 2],
+            3 => most * [1.0, 1.0, 1.0, -1.0, -1.0, -1.0][key % 6],
+            4 => most * random.uniform(0.5..1.0),
+            5 if key == 0 => most,
+            _ => random.normal(),
+        });
+    }
+    operands
+}
+
+fn means_of_the_largest_values_are_finite_for<T: Storage>() {
+    // What brings any mean into f64.
+    let small = 2.0_f64.powi(-64);
+    for_each_level(|level| {
+        for (queries, keys) in [(1, 2), (3, 3), (5, 17), (27, 40), (2, 300), (30, 530)] {
+            for (hiding, has_equal_scores) in HIDING.into_iter().flat_map(|hiding| [(hiding, false), (hiding, true)]) {
+                let mut operands = huge::<T>(queries, keys, has_equal_scores);
+                let what = format!("{} {level:?} {queries} {keys} {hiding:?} {has_equal_scores}", T::NAME);
+                let found = operands.found(hiding);
+                let values: Vec<f64> = operands.v.iter().map(|&value| to_f64(value) * small).collect();
+                let (right, bounds) = operands.expected_of(hiding, &values);
+                for (index, (&value, (right, bound))) in found.iter().zip(right.iter().zip(bounds)).enumerate() {
+                    let value = to_f64(value);
+                    assert!(value.is_finite() && value.abs() <= largest::<T>(), "{what} at {index}: {value}");
+                    let bound = bound + right.abs() * T::half_unit() * 2.02 + T::half_ulp(0.0) * small;
+                    let error = (value * small - right).abs();
+                    assert!(error <= bound, "{what} at {index}: {value:e}, not {right:e} / {small:e}");
+                }
+                // A column whose sums do not overflow has the bits that it has beside any others.
+                let cols = operands.sizes.3;
+                let is_ordinary = |index: &usize| index % cols % KINDS == KINDS - 1;
+                (0..operands.v.len()).filter(|index| !is_ordinary(index)).for_each(|index| operands.v[index] = T::ZERO);
+                let alone = operands.found(hiding);
+                (0..alone.len()).filter(is_ordinary).for_each(|index| assert_eq!(alone[index], found[index], "{what}"));
+            }
+        }
+    });
+}
+
+fn infinities_among_the_largest_values_stay_for<T: Storage>() {
+    const KEY: usize = 11;
+    let (queries, keys) = (19, 40);
+    for_each_level(|level| {
+        for (hiding, poison) in HIDING
+            .into_iter()
+            .flat_map(|hiding| [f64::INFINITY, f64::NEG_INFINITY, f64::NAN].map(|poison| (hiding, poison)))
+        {
+            let mut operands = huge::<T>(queries, keys, true);
+            let cols = operands.sizes.3;
+            operands.keys[KEY] = false;
+            let before = operands.found(hiding);
+            operands.v[KEY * cols..(KEY + 1) * cols].fill(from_f64(poison));
+            for (index, (&found, &before)) in operands.found(hiding).iter().zip(&before).enumerate() {
+                let query = index / cols;
+                let is_masked = !operands.each[query * keys + KEY];
+                let what = format!("{} {level:?} {hiding:?} {poison} at {index}: {found:?}", T::NAME);
+                match hiding {
+                    Hiding::Causal if query < KEY => assert_eq!(found, before, "{what}"),
+                    Hiding::Both if query < KEY || is_masked => assert_eq!(found, before, "{what}"),
+                    Hiding::Each if is_masked => assert_eq!(found, before, "{what}"),
+                    Hiding::Keys => assert_eq!(found, before, "{what}"),
+                    // 0 times it.
+                    Hiding::Added if to_f64(operands.added[query * keys + KEY]) == f64::NEG_INFINITY => {
+                        assert!(to_f64(found).is_nan(), "{what}");
+                    }
+                    _ if poison.is_nan() => assert!(to_f64(found).is_nan(), "{what}"),
+                    _ => assert_eq!(to_f64(found), poison, "{what}"),
+                }
+            }
+            // Both infinities.
+            operands.v[12 * cols..13 * cols].fill(from_f64(f64::INFINITY));
+            operands.v[13 * cols..14 * cols].fill(from_f64(f64::NEG_INFINITY));
+            assert!(operands.found(Hiding::Nothing).iter().all(|value| to_f64(*value).is_nan()), "{level:?}");
+        }
+    });
+}
+
+fn bits_where_sums_overflow_for<T: Storage>() {
+    for_each_level(|level| {
+        let (queries, keys) = (70, 600);
+        let mut operands = huge::<T>(queries, keys, false);
+        // Rows that overflow beside others that are NaN for their scores, and one that is ordinary.
+        operands.q[3 * 4] = from_f64(f64::NAN);
+        let cols = operands.sizes.3;
+        let whole = operands.found(Hiding::Nothing);
+        let bits = |values: &[T]| -> Vec<u64> { values.iter().map(|&value| to_f64(value).to_bits()).collect() };
+        assert!(whole[3 * cols..4 * cols].iter().all(|value| to_f64(*value).is_nan()));
+        for query in [0, 1, 2, 4, 41, 69] {
+            let [q, k, v] = operands.views();
+            let mut alone = vec![T::ZERO; cols];
+            attention(q.block(query..query + 1, 0..4), k, v, AttentionOptions::new(), &mut alone[..]).expect("shapes");
+            assert_eq!(bits(&alone), bits(&whole[query * cols..(query + 1) * cols]), "{level:?} {query}");
+        }
+        for threads in [1, 3] {
+            with_threads(threads, || assert_eq!(bits(&operands.found(Hiding::Nothing)), bits(&whole), "{level:?}"));
         }
     });
 }

@@ -17,7 +17,7 @@ const FLOORS: &[&str] = &[
     "float",
     "simd::ordering simd::stores",
     "math math::unrolled",
-    "math::exponential math::logarithm",
+    "math::exponential math::logarithm math::mean",
     "math::normal math::sigmoid math::tanh",
     "math::activation",
     "view",

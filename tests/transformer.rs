@@ -17,6 +17,7 @@ for_each_type! {
     rows_of_tables_are_added_up => embedding_is_right_for,
     kept_rows_are_averaged => mean_pool_is_right_for,
     padding_changes_no_bit_of_a_mean => padding_for,
+    means_of_the_largest_values_are_finite => largest_means_for,
     rows_get_length_1 => l2_normalize_is_right_for,
     extremes_get_length_1 => l2_normalize_extremes_for,
     a_sum_is_normalised => add_layer_norm_is_right_for,
@@ -146,6 +147,62 @@ fn padding_for<T: Storage>() {
             mean_pool(Matrix::new(&padded, keep.len(), cols).unwrap(), Some((&keep[..]).into()), &mut found[..])
                 .unwrap();
             assert_eq!(found, alone, "{level:?} {before}");
+        }
+    });
+}
+
+fn largest_means_for<T: Storage>() {
+    let most = match T::NAME {
+        "f16" => 65_504.0,
+        "bf16" => 255.0 * 2.0_f64.powi(120),
+        "f32" => f64::from(f32::MAX),
+        _ => f64::MAX,
+    };
+    // What brings any sum into f64.
+    let small = 2.0_f64.powi(-64);
+    for_each_level(|level| {
+        for (cols, tokens) in [(1, 2), (7, 3), (16, 17), (19, 100), (40, 31)] {
+            let mut x: Vec<T> = Random::new(4).normals(tokens * cols);
+            for (index, value) in x.iter_mut().enumerate() {
+                let (row, col) = (index / cols, index % cols);
+                *value = match col % 5 {
+                    0 => from_f64(most),
+                    1 => from_f64(-most),
+                    2 => from_f64(most * [1.0, 1.0, 1.0, -1.0, -1.0][row % 5]),
+                    3 if row == 0 => from_f64(most),
+                    _ => *value,
+                };
+            }
+            let pool = |x: &[T]| {
+                let mut found = vec![T::ZERO; cols];
+                mean_pool(Matrix::new(x, tokens, cols).unwrap(), None, &mut found[..]).unwrap();
+                found
+            };
+            let found = pool(&x);
+            for (col, &value) in found.iter().enumerate() {
+                let kept: Vec<f64> = (0..tokens).map(|row| to_f64(x[row * cols + col]) * small).collect();
+                let right = exact_sum(kept.iter().copied()) / tokens as f64;
+                let size = exact_sum(kept.iter().map(|x| x.abs())) / tokens as f64;
+                let bound = (19.0 + (tokens as f64).log2()) * compute_roundoff::<T>() * size
+                    + 2.02 * T::half_unit() * right.abs()
+                    + T::half_ulp(0.0) * small;
+                let value = to_f64(value);
+                let what = format!("{} {level:?} {tokens}x{cols}, column {col}: {value:e}", T::NAME);
+                assert!(value.is_finite() && value.abs() <= most, "{what}");
+                assert!((value * small - right).abs() <= bound, "{what}, not {right:e} / {small:e}");
+            }
+            // A column whose sum does not overflow has the bits that it has beside any others.
+            let ordinary: Vec<T> =
+                x.iter().enumerate().map(|(index, &x)| if index % cols % 5 == 4 { x } else { T::ZERO }).collect();
+            let alone = pool(&ordinary);
+            (4..cols).step_by(5).for_each(|col| assert_eq!(alone[col], found[col], "{level:?}"));
+            for (poison, wrong) in [(f64::INFINITY, f64::NEG_INFINITY), (f64::NEG_INFINITY, f64::INFINITY)] {
+                x[..cols].fill(from_f64(poison));
+                assert!(pool(&x).iter().all(|value| to_f64(*value) == poison), "{level:?} {poison}");
+                x[cols..2 * cols].fill(from_f64(wrong));
+                assert!(pool(&x).iter().all(|value| to_f64(*value).is_nan()), "{level:?} {poison}");
+                x[cols..2 * cols].fill(from_f64(most));
+            }
         }
     });
 }

@@ -28,6 +28,7 @@ pub(crate) mod activation;
 pub(crate) mod constants;
 mod exponential;
 mod logarithm;
+pub(crate) mod mean;
 mod normal;
 mod sigmoid;
 mod tanh;

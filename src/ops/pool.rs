@@ -1,11 +1,13 @@
 //! Mean pooling: each sequence's rows become their mean, but for those that a mask hides.
 
 use fearless_simd::{Simd, SimdBase};
+use num_traits::Float as _;
 
 use crate::error::ShapeError;
 use crate::float::{Compute, Float, Lanes, MAX_LANES};
 use crate::kernel::kernel;
 use crate::macros::bug;
+use crate::math::mean;
 use crate::parallel;
 use crate::simd::{self, dispatch};
 use crate::view::{Matrix, MatrixMut, PairwiseFold, inlined};
@@ -88,30 +90,46 @@ fn mean_of<S: Simd, T: Float>(simd: S, x: Matrix<'_, T>, mask: Option<Matrix<'_,
     let is_kept = |row: usize| mask.is_none_or(|mask| mask.get(0, row).is_some_and(|byte| byte != 0));
     for (index, target) in target.chunks_mut(lanes).enumerate() {
         let first = index * lanes;
-        let (mut tree, mut chain, mut count) = (PairwiseFold::new(), zero, 0_usize);
-        for row in (0..x.rows()).filter(|&row| is_kept(row)) {
-            let part = x.row(row).and_then(|row| row.get(first..first + lanes));
-            let values = if let Some(part) = part {
-                T::load(simd, part)
-            } else {
-                let mut part = [T::ZERO; MAX_LANES];
-                for (lane, value) in part.iter_mut().enumerate().take(target.len()) {
-                    *value = x.get(row, first + lane).unwrap_or_else(|| bug!(T::ZERO));
+        // Once more with small values where the sum overflowed, as the mean of finite values is finite.
+        for is_shrunk in [false, true] {
+            let (mut tree, mut chain, mut count) = (PairwiseFold::new(), zero, 0_usize);
+            for row in (0..x.rows()).filter(|&row| is_kept(row)) {
+                let part = x.row(row).and_then(|row| row.get(first..first + lanes));
+                let values = if let Some(part) = part {
+                    T::load(simd, part)
+                } else {
+                    let mut part = [T::ZERO; MAX_LANES];
+                    for (lane, value) in part.iter_mut().enumerate().take(target.len()) {
+                        *value = x.get(row, first + lane).unwrap_or_else(|| bug!(T::ZERO));
+                    }
+                    T::load(simd, &part[..lanes])
+                };
+                chain += if is_shrunk { mean::shrink::<S, T::Acc>(simd, values) } else { values };
+                count += 1;
+                if count.is_multiple_of(CHAIN) {
+                    tree.push(chain, &add);
+                    chain = zero;
                 }
-                T::load(simd, &part[..lanes])
-            };
-            chain += values;
-            count += 1;
-            if count.is_multiple_of(CHAIN) {
-                tree.push(chain, &add);
-                chain = zero;
+            }
+            let sum = tree.finish(chain, &add);
+            let mut mean = sum / Lanes::<S, T>::splat(simd, T::Acc::from_f64(count.max(1) as f64));
+            let is_finite = !(mean * zero).reduce_sum().is_nan();
+            if is_shrunk {
+                mean = mean::restore::<S, T::Acc>(simd, mean);
+            }
+            let mut whole = [T::ZERO; MAX_LANES];
+            T::store::<S>(mean, &mut whole[..lanes]);
+            if is_shrunk {
+                // The others keep what they got at first.
+                let overflowed = target.iter_mut().zip(&whole).filter(|(target, _)| !target.to_acc().is_finite());
+                overflowed.for_each(|(target, &mean)| *target = mean);
+            } else {
+                let len = target.len();
+                target.copy_from_slice(&whole[..len]);
+            }
+            if is_finite {
+                break;
             }
         }
-        let sum = tree.finish(chain, &add);
-        let mean = sum / Lanes::<S, T>::splat(simd, T::Acc::from_f64(count.max(1) as f64));
-        let mut whole = [T::ZERO; MAX_LANES];
-        T::store::<S>(mean, &mut whole[..lanes]);
-        let len = target.len();
-        target.copy_from_slice(&whole[..len]);
     }
 }

@@ -6,8 +6,9 @@ use std::string::String;
 use std::vec::Vec;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBool, PyDict, PyList};
 
+use super::list::{dict, integer, list, string, tuple};
 use crate::parallel::ThreadSource;
 use crate::simd;
 use crate::trace::{self, Event};
@@ -48,37 +49,37 @@ fn cpu_features() -> Vec<(&'static str, bool)> {
 /// What `python -m polyglot_bridge` prints.
 #[pyfunction]
 pub(super) fn _info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let info = PyDict::new(py);
-    info.set_item("version", env!("CARGO_PKG_VERSION"))?;
-    info.set_item("level", level_name())?;
-    let features = PyDict::new(py);
+    let info = dict(py)?;
+    let set = |name, value: Bound<'_, PyAny>| info.set_item(string(py, name)?, value);
+    let truth = |is_so: bool| PyBool::new(py, is_so).to_owned().into_any();
+    set("version", string(py, env!("CARGO_PKG_VERSION"))?)?;
+    set("level", string(py, &level_name())?)?;
+    let features = dict(py)?;
     for (name, has) in cpu_features() {
-        features.set_item(name, has)?;
+        features.set_item(string(py, name)?, truth(has))?;
     }
-    info.set_item("cpu_features", features)?;
-    info.set_item("threads", crate::num_threads())?;
+    set("cpu_features", features.into_any())?;
+    set("threads", integer(py, crate::num_threads() as u64)?)?;
     let source = match crate::thread_source() {
         ThreadSource::Default => "default",
         ThreadSource::Environment => "environment",
         ThreadSource::Call => "call",
         ThreadSource::Scope => "scope",
     };
-    info.set_item("threads_from", source)?;
-    info.set_item("cores", std::thread::available_parallelism().map_or(1, usize::from))?;
-    info.set_item("cache", super::memory::cache_info(py)?)?;
-    info.set_item("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
-    info.set_item("optimised", !cfg!(debug_assertions))?;
-    let compiled: Vec<&str> = [
+    set("threads_from", string(py, source)?)?;
+    set("cores", integer(py, std::thread::available_parallelism().map_or(1, usize::from) as u64)?)?;
+    set("cache", super::memory::cache_info(py)?.into_any())?;
+    set("target", string(py, &format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?)?;
+    set("optimised", truth(!cfg!(debug_assertions)))?;
+    let compiled = [
         ("std", cfg!(feature = "std")),
         ("libm", cfg!(feature = "libm")),
         ("f16", cfg!(feature = "f16")),
         ("parallel", cfg!(feature = "parallel")),
         ("python", cfg!(feature = "python")),
-    ]
-    .into_iter()
-    .filter_map(|(name, on)| on.then_some(name))
-    .collect();
-    info.set_item("features", compiled)?;
+    ];
+    let compiled = compiled.into_iter().filter(|&(_, is_on)| is_on).map(|(name, _)| string(py, name));
+    set("features", list(py, compiled)?.into_any())?;
     Ok(info)
 }
 
@@ -91,18 +92,18 @@ pub(super) fn _record_start() {
 /// Ends recording: (kind, text, first number, second number) for each event.
 #[pyfunction]
 pub(super) fn _record_stop(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
-    let list = PyList::empty(py);
-    for event in trace::stop() {
-        let row = match event {
+    let events = trace::stop().into_iter().map(|event| {
+        let (kind, what, first, second) = match event {
             Event::Split { blocks, threads, nanoseconds } => ("split", format!("{nanoseconds}"), blocks, threads),
             Event::Plan { name, tile: (rows, cols) } => ("plan", name.into(), rows, cols),
             Event::Copy { what, bytes } => ("copy", what, bytes, 0),
             Event::Result { place, bytes } => ("result", place.into(), bytes, 0),
             Event::Released => ("released", String::new(), 0, 0),
         };
-        list.append(row)?;
-    }
-    Ok(list)
+        let row = [string(py, kind), string(py, &what), integer(py, first as u64), integer(py, second as u64)];
+        tuple(py, row.into_iter()).map(Bound::into_any)
+    });
+    list(py, events)
 }
 
 /// Limits the calling thread to `n` threads, or lifts that limit where `n` is what holds without it.

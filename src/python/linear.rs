@@ -844,6 +844,14 @@ impl Linear {
     /// Returns
     /// -------
     /// Linear
+    ///
+    /// Raises
+    /// ------
+    /// TypeError
+    ///     `module` is neither a module nor a state dict, or a tensor of it is none of floats that are all there.
+    /// ValueError
+    ///     It does more than a linear layer (hooks, a `forward` of its own, adapters), its shapes do not fit, or a number
+    ///     would become infinite in `dtype`.
     #[classmethod]
     #[pyo3(signature = (module, *, prefix=None, activation=None, dtype=None), text_signature = "(module, *, prefix='', activation=None, dtype=None)")]
     fn from_torch<'py>(
@@ -870,7 +878,7 @@ impl Panels {
         let layer = self.0.get();
         layer.look_again(py, "Linear")?;
         let extent = layer.packed.panels().extent();
-        let interface = pyo3::types::PyDict::new(py);
+        let interface = super::list::dict(py)?;
         interface.set_item("version", 3)?;
         interface.set_item("shape", (extent.len(),))?;
         interface.set_item("typestr", "|u1")?;

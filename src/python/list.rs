@@ -1,11 +1,11 @@
-//! Lists for Python, and boxes, that end in MemoryError where there is no memory: `PyList::new` panics, and `Box::new`
-//! ends the process.
+//! Lists, tuples, dicts, strings and numbers for Python, and boxes, that end in MemoryError where there is no memory:
+//! `PyList::new` and its like panic, and `Box::new` ends the process.
 
 use std::boxed::Box;
 use std::vec::Vec;
 
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::error::NoMemory;
 
@@ -18,6 +18,41 @@ pub(super) fn list<'py>(
     let list = unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyList_New(0)) }?.cast_into::<PyList>()?;
     items.try_for_each(|item| list.append(item?))?;
     Ok(list)
+}
+
+/// A tuple of these items. That of a list, as a tuple has all its places from the beginning.
+pub(super) fn tuple<'py>(
+    py: Python<'py>,
+    items: impl Iterator<Item = PyResult<Bound<'py, PyAny>>>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let list = list(py, items)?;
+    // SAFETY: of a list that we hold, a new tuple, or null and a MemoryError.
+    let tuple = unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyList_AsTuple(list.as_ptr())) }?;
+    Ok(tuple.cast_into::<PyTuple>()?)
+}
+
+/// A dict without items: setting one ends in an error where there is no memory.
+pub(super) fn dict(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    // SAFETY: a new dict, or null and a MemoryError.
+    let dict = unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyDict_New()) }?;
+    Ok(dict.cast_into::<PyDict>()?)
+}
+
+/// A string.
+pub(super) fn string<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    PyString::from_bytes(py, text.as_bytes()).map(Bound::into_any)
+}
+
+/// An integer.
+pub(super) fn integer(py: Python<'_>, number: u64) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: a new integer, or null and a MemoryError.
+    unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyLong_FromUnsignedLongLong(number)) }
+}
+
+/// A float.
+pub(super) fn float(py: Python<'_>, number: f64) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: a new float, or null and a MemoryError.
+    unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyFloat_FromDouble(number)) }
 }
 
 /// A value in a box.

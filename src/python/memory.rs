@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt};
 
 use super::errors::{error, type_error, type_name, value_error};
+use super::list::{dict, integer, string};
 use crate::cache::{self, Buffer};
 
 /// Results of at least as many bytes come from the cache.
@@ -129,11 +130,10 @@ pub(super) fn cache_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     // The first time this reads the environment: see `launch::detach`.
     cache::limit();
     let cache::Statistics { buffers, bytes, limit, hits, misses } = py.detach(cache::statistics);
-    let info = PyDict::new(py);
-    info.set_item("buffers", buffers)?;
-    info.set_item("bytes", bytes)?;
-    info.set_item("limit", limit)?;
-    info.set_item("hits", hits)?;
-    info.set_item("misses", misses)?;
+    let info = dict(py)?;
+    let sizes = [("buffers", buffers as u64), ("bytes", bytes as u64), ("limit", limit as u64)];
+    for (name, number) in sizes.into_iter().chain([("hits", hits), ("misses", misses)]) {
+        info.set_item(string(py, name)?, integer(py, number)?)?;
+    }
     Ok(info)
 }

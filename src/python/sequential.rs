@@ -13,7 +13,7 @@ use super::call::{Call, Object, Returned, Signature};
 use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error, wrong_shape};
 use super::linear::{self, Linear, Quoted, Rows, Transform};
-use super::list::{boxed, list};
+use super::list::{boxed, float, list, string, tuple};
 use super::rows::{LayerNorm, LogSoftmax, RmsNorm, Softmax};
 use super::same_shape::{Arrays, run};
 use super::take::{Array, slots, take, take_all, take_as, take_own};
@@ -319,8 +319,11 @@ impl RowOperation {
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
         let (py, this) = (slf.py(), slf.get());
         let make = py.import("polyglot_bridge._core")?.getattr("_row_operation")?;
-        let state = (this.name(), this.weight(py), this.bias(py), this.eps());
-        (make, state).into_pyobject(py)
+        let or_none = |value: Option<Py<PyAny>>| value.unwrap_or_else(|| py.None()).into_bound(py);
+        let eps = this.eps().map(|eps| float(py, eps)).transpose()?.unwrap_or_else(|| py.None().into_bound(py));
+        let state = [string(py, this.name()), Ok(or_none(this.weight(py))), Ok(or_none(this.bias(py))), Ok(eps)];
+        let state = tuple(py, state.into_iter())?;
+        tuple(py, [Ok(make), Ok(state.into_any())].into_iter())
     }
 }
 
@@ -783,7 +786,7 @@ impl Sequential {
     /// The dtypes that `x` may have.
     #[getter(dtypes)]
     fn dtypes_tuple<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.dtypes().collect::<Vec<_>>())
+        tuple(py, self.dtypes().map(|name| string(py, name)))
     }
 
     /// The bytes that the parameters take.
@@ -806,7 +809,8 @@ impl Sequential {
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
         let (py, this) = (slf.py(), slf.get());
         let make = py.import("polyglot_bridge._core")?.getattr("_sequential")?;
-        (make, (this.objects(py)?,)).into_pyobject(py)
+        let state = tuple(py, [Ok(this.objects(py)?.into_any())].into_iter())?;
+        tuple(py, [Ok(make), Ok(state.into_any())].into_iter())
     }
 
     /// Writes the layers to a safetensors file, packed as they are used.
@@ -854,6 +858,15 @@ impl Sequential {
     /// -------
     /// Sequential
     ///     Its activations are those of the linear layers before them.
+    ///
+    /// Raises
+    /// ------
+    /// TypeError
+    ///     `module` is neither a module nor a state dict, or a tensor of it is none of floats that are all there.
+    /// ValueError
+    ///     A module is not known to be exactly what its class does: it is of another class, was changed, is in training
+    ///     where that matters; names of a state dict tell no order; shapes do not fit; or a number would become infinite
+    ///     in `dtype`. The message names the module and says what to do.
     #[classmethod]
     #[pyo3(signature = (module, *, activation=None, dtype=None))]
     fn from_torch<'py>(
@@ -880,6 +893,13 @@ impl Sequential {
     /// Sequential
     ///     What it gives is ``model.predict_proba(x)`` (of two classes, the probability of the second), or
     ///     ``model.predict(x)`` of a regressor, as a column where there is one output.
+    ///
+    /// Raises
+    /// ------
+    /// TypeError
+    ///     `model` is no such model, or not fitted; or it is of a class of its own that may predict another thing.
+    /// ValueError
+    ///     What it holds does not fit together, or a function that it applies is none that a layer has.
     #[classmethod]
     #[pyo3(signature = (model, *, dtype=None))]
     fn from_sklearn<'py>(

@@ -15,6 +15,7 @@ use crate::gemm::backend::multiply_panels;
 use crate::gemm::problem::{Beta, PackedPanels, even_split};
 use crate::gemm::{pack, panel_width};
 use crate::macros::{bug, lane_fn};
+use crate::math::mean;
 use crate::view::{Line, Matrix, MatrixMut};
 
 /// What a block lays out, in the compute type: see [`Head::parts`].
@@ -50,6 +51,16 @@ struct Block<'h, 'a, T: Float> {
     score_stride: usize,
 }
 
+/// Where in the walk a block of keys comes.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    first_key: usize,
+    /// Whether these are the first keys.
+    is_first: bool,
+    /// Whether values are taken times a small power of two: see [`mean::shrink`].
+    is_shrunk: bool,
+}
+
 /// A band of queries whose scores with a block of keys are there.
 #[derive(Clone, Copy, Debug)]
 struct ScoredBand<'a> {
@@ -82,22 +93,34 @@ pub(super) fn attend<S: Simd, T: Float>(
     }
     for start in (0..head.v.cols()).step_by(head.v.cols().min(COLUMNS)) {
         let cols = start..(start + COLUMNS).min(head.v.cols());
-        let mut row_max = [T::Acc::neg_infinity(); QUERIES];
-        buffers.row_sum.fill(T::Acc::ZERO);
-        buffers.sums.fill(T::Acc::ZERO);
-        let (mut cursor, mut is_first) = (0, true);
-        while cursor < head.k.rows() {
-            let mut selected = [0; KEYS];
-            let keys = Keys::next(&mut cursor, head.k.rows(), block.selection, &mut selected);
-            // None is left, or none that any of these queries sees.
-            let Some(first_key) = keys.get(0) else { break };
-            if block.hidden.causal && first_key >= first + block.rows {
+        // Once more with small values where a sum overflowed, as the mean of finite values is finite.
+        for is_shrunk in [false, true] {
+            let mut row_max = [T::Acc::neg_infinity(); QUERIES];
+            buffers.row_sum.fill(T::Acc::ZERO);
+            buffers.sums.fill(T::Acc::ZERO);
+            let (mut cursor, mut is_first) = (0, true);
+            while cursor < head.k.rows() {
+                let mut selected = [0; KEYS];
+                let keys = Keys::next(&mut cursor, head.k.rows(), block.selection, &mut selected);
+                // None is left, or none that any of these queries sees.
+                let Some(first_key) = keys.get(0) else { break };
+                if block.hidden.causal && first_key >= first + block.rows {
+                    break;
+                }
+                let place = Place { first_key, is_first, is_shrunk };
+                block.attend_to(simd, keys, place, &cols, &mut buffers, &mut row_max);
+                is_first = false;
+            }
+            let is_finite = if is_shrunk {
+                block.store_overflowed(simd, &cols, &buffers, &mut out);
+                true
+            } else {
+                block.store(simd, &cols, &buffers, &mut out)
+            };
+            if is_finite {
                 break;
             }
-            block.attend_to(simd, keys, (first_key, is_first), &cols, &mut buffers, &mut row_max);
-            is_first = false;
         }
-        block.store(simd, &cols, &buffers, &mut out);
     }
 }
 
@@ -131,7 +154,7 @@ impl<'h, 'a, T: Float> Block<'h, 'a, T> {
         &self,
         simd: S,
         keys: Keys<'_>,
-        (first_key, is_first): (usize, bool),
+        Place { first_key, is_first, is_shrunk }: Place,
         cols: &Range<usize>,
         buffers: &mut Buffers<'_, T::Acc>,
         row_max: &mut [T::Acc; QUERIES],
@@ -141,6 +164,11 @@ impl<'h, 'a, T: Float> Block<'h, 'a, T> {
         let panels = cols.len().div_ceil(width);
         let values_len = panels * keys.len() * width;
         pack_rows_of(simd, v, keys, cols.clone(), false, buffers.values);
+        if is_shrunk {
+            for part in buffers.values.chunks_exact_mut(lanes) {
+                mean::shrink::<S, T::Acc>(simd, Lanes::<S, T>::from_slice(simd, part)).store_slice(part);
+            }
+        }
         if self.packs_once {
             pack_rows_of(simd, k, keys, 0..k.cols(), true, buffers.keys);
         }
@@ -219,30 +247,96 @@ impl<'h, 'a, T: Float> Block<'h, 'a, T> {
         }
     }
 
-    /// Divides sums by the sums of their weights, and stores them.
+    /// Divides sums by the sums of their weights, and stores them. False where one of them is NaN or infinite, and the
+    /// weights are not to blame.
     #[inline(always)]
-    fn store<S: Simd>(&self, simd: S, cols: &Range<usize>, buffers: &Buffers<'_, T::Acc>, out: &mut MatrixMut<'_, T>) {
+    fn store<S: Simd>(
+        &self,
+        simd: S,
+        cols: &Range<usize>,
+        buffers: &Buffers<'_, T::Acc>,
+        out: &mut MatrixMut<'_, T>,
+    ) -> bool {
+        let lanes = Lanes::<S, T>::LEN;
+        let zero = Lanes::<S, T>::splat(simd, T::Acc::ZERO);
+        let mut is_finite = true;
+        self.for_each_row(
+            simd,
+            cols,
+            buffers,
+            out,
+            lane_fn!(|sums, total, target| {
+                // No weight at all: nothing was attended to.
+                let nothing = total == T::Acc::ZERO;
+                let factor = total.recip();
+                // Zeros, but for NaN and infinities.
+                let mut zeros = zero;
+                for (sum, target) in sums.chunks_exact(lanes).zip(target.chunks_mut(lanes)) {
+                    let value = if nothing { zero } else { Lanes::<S, T>::from_slice(simd, sum) * factor };
+                    if target.len() == lanes {
+                        zeros += value * zero;
+                        T::store::<S>(value, target);
+                    } else {
+                        let mut whole = [T::ZERO; MAX_LANES];
+                        T::store::<S>(value, &mut whole[..lanes]);
+                        target.copy_from_slice(&whole[..target.len()]);
+                        // Past the last column may be anything.
+                        is_finite &= total.is_nan() || target.iter().all(|value| value.to_acc().is_finite());
+                    }
+                }
+                is_finite &= total.is_nan() || !zeros.reduce_sum().is_nan();
+            }),
+        );
+        is_finite
+    }
+
+    /// The same for sums of values that were shrunk, in place of those that are NaN or infinite.
+    #[inline(always)]
+    fn store_overflowed<S: Simd>(
+        &self,
+        simd: S,
+        cols: &Range<usize>,
+        buffers: &Buffers<'_, T::Acc>,
+        out: &mut MatrixMut<'_, T>,
+    ) {
+        let lanes = Lanes::<S, T>::LEN;
+        self.for_each_row(
+            simd,
+            cols,
+            buffers,
+            out,
+            lane_fn!(|sums, total, target| {
+                for (sum, target) in sums.chunks_exact(lanes).zip(target.chunks_mut(lanes)) {
+                    let mean = Lanes::<S, T>::from_slice(simd, sum) * total.recip();
+                    let mean = mean::restore::<S, T::Acc>(simd, mean);
+                    for (target, &mean) in target.iter_mut().zip(mean.as_slice()) {
+                        if !target.to_acc().is_finite() {
+                            *target = T::from_acc(mean);
+                        }
+                    }
+                }
+            }),
+        );
+    }
+
+    /// Hands over the sums of each query, the sum of its weights, and the place of its result.
+    #[inline(always)]
+    fn for_each_row<S: Simd>(
+        &self,
+        simd: S,
+        cols: &Range<usize>,
+        buffers: &Buffers<'_, T::Acc>,
+        out: &mut MatrixMut<'_, T>,
+        mut visit: impl FnMut(&[T::Acc], T::Acc, &mut [T]),
+    ) {
         let lanes = Lanes::<S, T>::LEN;
         let sum_stride = cols.len().next_multiple_of(const { panel_width::<T::Acc>() });
-        let zero = Lanes::<S, T>::splat(simd, T::Acc::ZERO);
         for row in 0..self.rows {
             let Some(total) = buffers.row_sum.get(row * lanes..(row + 1) * lanes) else { return bug!() };
             let total = Lanes::<S, T>::from_slice(simd, total).reduce_sum();
-            // No weight at all: nothing was attended to.
-            let nothing = total == T::Acc::ZERO;
-            let factor = total.recip();
             let Some(target) = out.row_mut(row).and_then(|row| row.get_mut(cols.clone())) else { return bug!() };
             let Some(sums) = buffers.sums.get(row * sum_stride..) else { return bug!() };
-            for (sum, target) in sums.chunks_exact(lanes).zip(target.chunks_mut(lanes)) {
-                let value = if nothing { zero } else { Lanes::<S, T>::from_slice(simd, sum) * factor };
-                if target.len() == lanes {
-                    T::store::<S>(value, target);
-                } else {
-                    let mut whole = [T::ZERO; MAX_LANES];
-                    T::store::<S>(value, &mut whole[..lanes]);
-                    target.copy_from_slice(&whole[..target.len()]);
-                }
-            }
+            visit(sums, total, target);
         }
     }
 
