@@ -56,14 +56,18 @@ pub(super) fn _info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         features.set_item(name, has)?;
     }
     info.set_item("cpu_features", features)?;
-    info.set_item("threads", crate::num_threads())?;
-    let source = match crate::thread_source() {
+    let (threads, source) = super::threads::limited(py, || (crate::num_threads(), crate::thread_source()));
+    info.set_item("threads", threads)?;
+    let source = match source {
         ThreadSource::Default => "default",
         ThreadSource::Environment => "environment",
+        ThreadSource::OpenMp => "openmp",
+        ThreadSource::Pool => "pool",
         ThreadSource::Call => "call",
         ThreadSource::Scope => "scope",
     };
     info.set_item("threads_from", source)?;
+    info.set_item("most_threads", crate::parallel::MOST_THREADS)?;
     info.set_item("cores", std::thread::available_parallelism().map_or(1, usize::from))?;
     info.set_item("cache", super::memory::cache_info(py)?)?;
     info.set_item("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
@@ -103,13 +107,4 @@ pub(super) fn _record_stop(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
         list.append(row)?;
     }
     Ok(list)
-}
-
-/// Limits the calling thread to `n` threads, or lifts that limit where `n` is what holds without it.
-#[pyfunction]
-pub(super) fn _limit_threads(n: usize) {
-    crate::parallel::swap_scope(0);
-    if n != crate::num_threads() {
-        crate::parallel::swap_scope(n.max(1));
-    }
 }
