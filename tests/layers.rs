@@ -13,7 +13,7 @@ use polyglot_bridge::{Matrix, MatrixMut, softmax};
 const FLOORS: &[&str] = &[
     "macros error trace cache",
     "kernel math::constants simd",
-    "simd::dispatch_any simd::dispatch_x86 simd::half",
+    "simd::dispatch_any simd::dispatch_x86 simd::half simd::mode",
     "float",
     "simd::ordering simd::stores",
     "math math::unrolled",

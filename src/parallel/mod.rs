@@ -71,6 +71,8 @@ pub(crate) fn for_each_block_with<W>(
         });
         return calls::run(split, &mut |range| body(own, range), &|claim| {
             let Some(mut own) = theirs() else { return };
+            // The caller's kernel has set its own thread's.
+            let _mode = crate::simd::mode::DefaultMode::set();
             while let Some(range) = claim() {
                 body(&mut own, range);
             }
