@@ -47,6 +47,7 @@ mod thresholds {
     pub(super) const YIELDS: usize = 1;
 }
 
+#[allow(dead_code, reason = "what callers alone use")]
 #[path = "../src/parallel/slot.rs"]
 mod slot;
 
@@ -102,12 +103,10 @@ fn call<const N: usize>(slot: &Slot, helpers: usize) {
     assert!(slot.take_panic().is_none());
 }
 
-fn help(slot: &Slot, ticket: Option<u64>) -> bool {
-    let participant = slot.enter(ticket);
-    if let Some(participant) = &participant {
+fn help(slot: &Slot, ticket: Option<u64>) {
+    if let Some(participant) = slot.enter(ticket) {
         participant.work();
     }
-    participant.is_some()
 }
 
 #[test]
@@ -119,7 +118,7 @@ fn two_helpers_come_at_any_moment() {
             thread::spawn(move || help(&slot, None))
         });
         call::<2>(&slot, 2);
-        helpers.into_iter().for_each(|helper| drop(helper.join().unwrap()));
+        helpers.into_iter().for_each(|helper| helper.join().unwrap());
     });
 }
 
@@ -130,7 +129,7 @@ fn a_slot_is_used_again_at_once() {
         let slot = Arc::new(Slot::new());
         let helper = {
             let slot = Arc::clone(&slot);
-            thread::spawn(move || drop((help(&slot, None), help(&slot, None))))
+            thread::spawn(move || (0..2).for_each(|_| help(&slot, None)))
         };
         call::<2>(&slot, 1);
         call::<2>(&slot, 1);
@@ -211,7 +210,7 @@ fn a_panic_of_a_helper_is_the_callers() {
         assert_eq!(panic.is_some(), panics > 0, "lost, or from nowhere");
         assert_eq!(panic.map(|panic| *panic.downcast::<&str>().unwrap()), (panics > 0).then_some("from a helper"));
         assert!(slot.take_panic().is_none());
-        helpers.into_iter().for_each(|helper| drop(helper.join().unwrap()));
+        helpers.into_iter().for_each(|helper| helper.join().unwrap());
         // Nothing of it is left for the next call.
         call::<1>(&slot, 1);
     });
