@@ -45,7 +45,72 @@ assert pb.get_num_threads() == 4
 @pytest.mark.parametrize("order", ["polyglot_bridge as pb, threadpoolctl", "threadpoolctl, polyglot_bridge as pb"])
 def test_threadpoolctl_sees_and_limits(order):
     pytest.importorskip("threadpoolctl", "3.3")
-    assert python(f"import {order}, sys\n{CONTROL}\nassert not [f for f in sys.meta_path if type(f).__module__.startswith('polyglot')]\nprint(1)") == "1"
+    assert python(f"import {order}, sys\n{CONTROL}\nprint(1)") == "1"
+
+
+AGAIN = {
+    "found before": "import polyglot_bridge as pb, importlib.util\nassert importlib.util.find_spec('threadpoolctl').origin\nimport threadpoolctl",
+    "reloaded": "import polyglot_bridge as pb, threadpoolctl, importlib\nthreadpoolctl = importlib.reload(threadpoolctl)",
+    "imported twice": "import polyglot_bridge as pb, threadpoolctl, sys\ndel sys.modules['threadpoolctl']\nimport threadpoolctl",
+    "here first, and again": "import threadpoolctl, polyglot_bridge as pb, sys\ndel sys.modules['threadpoolctl']\nimport threadpoolctl",
+    "by another hook": """
+import sys, importlib.util
+from importlib.machinery import PathFinder
+class Finder:
+    # A loader that is the same object each time, and a finder that asks all others.
+    def find_spec(self, name, path=None, target=None):
+        if name != 'threadpoolctl':
+            return None
+        assert importlib.util.find_spec is not None
+        for finder in sys.meta_path:
+            if finder is not self and finder.find_spec(name, path, target) is None:
+                continue
+        spec = PathFinder.find_spec(name, path)
+        spec.loader = loader
+        return spec
+class Loader:
+    __slots__ = ('runs',)
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        assert module.__spec__.loader is self and module.__loader__ is self
+        self.runs += 1
+        real = PathFinder.find_spec('threadpoolctl').loader
+        exec(real.get_code('threadpoolctl'), module.__dict__)
+loader = Loader()
+loader.runs = 0
+import polyglot_bridge as pb
+sys.meta_path.insert(0, Finder())
+sys.meta_path.insert(0, sys.meta_path.pop(1))
+import threadpoolctl
+assert loader.runs == 1 and threadpoolctl.__spec__.loader is loader
+""",
+}
+
+
+@pytest.mark.parametrize("way", AGAIN)
+def test_threadpoolctl_sees_whichever_way_it_is_imported(way):
+    pytest.importorskip("threadpoolctl", "3.3")
+    assert python(f"{AGAIN[way]}\n{CONTROL}\nprint(1)") == "1"
+
+
+def test_the_import_hook_leaves_others_alone():
+    code = """
+import sys, importlib.util, polyglot_bridge
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'threadpoolctl':
+            raise ImportError('not here')
+sys.meta_path.insert(1, Finder())
+for module in ('json.tool', 'email.mime.text'):
+    __import__(module)
+    assert 'polyglot' not in type(sys.modules[module].__spec__.loader).__module__
+try:
+    import threadpoolctl
+except ImportError as error:
+    print(error)
+"""
+    assert python(code) == "not here"
 
 
 def test_threadpoolctl_is_not_imported():
