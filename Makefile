@@ -32,7 +32,7 @@ LINT_TARGETS := libm,f16 std parallel,f16
 NO_STD_CPUS := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && grep -qw fma /proc/cpuinfo && echo x86-64-v3) \
 	$(shell grep -qw avx512_vbmi2 /proc/cpuinfo 2>/dev/null && echo icelake-server)
 
-# How long `make fuzz` searches each target, how many damaged files and models it tries, and what watches over
+# How long `make fuzz` searches each target, how many damaged files, and models and sequences, it tries, what watches over
 # memory meanwhile.
 SECONDS := 60
 FILES := 100000
@@ -149,7 +149,7 @@ embedded:               ## small targets in emulators, firmware to NEON: build, 
 exhaustive:             ## every f32 there is through every function of one number, the worst into ACCURACY.md; minutes
 	cargo test --release --features f16,parallel --test accuracy -- --ignored --nocapture exhaustive
 
-fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python functions, damaged files and models for inputs that fail, SECONDS=60 each
+fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python functions, files, models and the state of a process for what fails, SECONDS=60 each
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "no cargo-fuzz found: cargo install cargo-fuzz"; exit 1; }
 	@set -e; for target in $(FUZZ_TARGETS); do \
 		echo "== $$target for $(SECONDS) s, sanitizer $(SANITIZER)"; \
@@ -161,6 +161,7 @@ fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python funct
 		$(VENV)/bin/python -m pytest -q bindings/python/tests/test_fuzz.py bindings/python/tests/test_fuzz_hostile.py
 	$(VENV)/bin/python bindings/python/tests/fuzz_safetensors.py $(FILES)
 	$(VENV)/bin/python bindings/python/tests/fuzz_converters.py $(MODELS)
+	$(VENV)/bin/python bindings/python/tests/fuzz_state.py $(MODELS)
 
 fuzz-asan: $(VENV)/.test  ## the search with hostile arguments under AddressSanitizer, SECONDS=3600 for an hour
 	POLYGLOT_FUZZ_SECONDS=$(SECONDS) \

@@ -12,7 +12,7 @@ use std::panic::catch_unwind;
 use std::sync::{Mutex, OnceLock};
 use std::vec::Vec;
 
-use rayon_core::{ThreadPool, ThreadPoolBuilder};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::thresholds::MOST_THREADS;
 
@@ -22,7 +22,7 @@ pub(super) fn current_pool() -> Option<usize> {
     if cfg!(feature = "python") {
         return None;
     }
-    rayon_core::current_thread_index().map(|_| rayon_core::current_num_threads())
+    rayon::current_thread_index().map(|_| rayon::current_num_threads())
 }
 
 /// The threads of the global pool, which is built where it was not; 0 where it cannot be.
@@ -32,7 +32,7 @@ pub(super) fn global_pool() -> usize {
         // The system refuses threads. To ask once more would be a panic of rayon's.
         Err(error) if error.source().is_some() => 0,
         // The program built one before. Where it could not, and went on, rayon panics.
-        _ => catch_unwind(rayon_core::current_num_threads).unwrap_or(0),
+        _ => catch_unwind(rayon::current_num_threads).unwrap_or(0),
     })
 }
 
@@ -47,7 +47,7 @@ fn has_memory(bytes: usize) -> bool {
 pub(super) fn spawn(job: impl FnOnce() + Send + 'static) -> bool {
     let may = (current_pool().is_some() || global_pool() > 0) && has_memory(2048);
     if may {
-        rayon_core::spawn(job);
+        rayon::spawn(job);
     }
     may
 }

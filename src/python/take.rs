@@ -6,7 +6,7 @@ use std::format;
 use std::ops::Deref;
 use std::ptr;
 
-use numpy::npyffi::{NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_ENSUREARRAY, NPY_TYPES, PY_ARRAY_API, npy_intp};
+use numpy::npyffi::{self, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_ENSUREARRAY, NPY_TYPES, PY_ARRAY_API, npy_intp};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyComplex, PyFloat, PyInt, PyList, PyRange, PyTuple, PyType};
 
@@ -346,6 +346,10 @@ fn as_ndarray<'py>(
         array => array?,
     };
     if literal {
+        // Objects are refused, and may hold themselves: all else is as deep as it has dimensions.
+        if array.kind() != b'O' {
+            refuse_masked_within(op, shown, object, array.ndim())?;
+        }
         let bytes = || array.len() * array.itemsize();
         note(|| Event::Copy { what: format!("{shown}, from a {}", type_name(object)), bytes: bytes() });
     }
@@ -383,6 +387,28 @@ pub(super) fn refuse_masked(op: &str, name: &str, object: &Bound<'_, PyAny>) -> 
         ));
     }
     Ok(())
+}
+
+/// The same for what lists and tuples hold, so deep: NumPy makes an array of their data alone.
+fn refuse_masked_within(op: &str, name: &str, object: &Bound<'_, PyAny>, depth: usize) -> PyResult<()> {
+    let check = |item: Bound<'_, PyAny>| {
+        // Most are numbers, and are passed by at the first look.
+        if depth == 0 || item.is_exact_instance_of::<PyFloat>() || item.is_exact_instance_of::<PyInt>() {
+            return Ok(());
+        }
+        // SAFETY: the object is alive.
+        if unsafe { npyffi::PyArray_Check(item.py(), item.as_ptr()) } != 0 {
+            return refuse_masked(op, name, &item);
+        }
+        refuse_masked_within(op, name, &item, depth - 1)
+    };
+    if let Ok(list) = object.cast::<PyList>() {
+        list.iter().try_for_each(check)
+    } else if let Ok(tuple) = object.cast::<PyTuple>() {
+        tuple.iter().try_for_each(check)
+    } else {
+        Ok(())
+    }
 }
 
 /// A mask: numbers of the call's dtype that multiply, or one byte an element that selects.

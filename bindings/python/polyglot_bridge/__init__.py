@@ -81,7 +81,8 @@ class _Loader:
 # reloaded again; neither imports the other.
 if "threadpoolctl" in _sys.modules:
     _register(_sys.modules["threadpoolctl"])
-_sys.meta_path.insert(0, _Watch())
+# Where this module is itself reloaded, or imported anew, there is one watch still.
+_sys.meta_path[:] = [_Watch(), *(_finder for _finder in _sys.meta_path if type(_finder).__module__ != __name__)]
 
 # What is written in Python, and imported when it is first asked for: name and module; "" is the module itself.
 _LATER = {
