@@ -14,7 +14,7 @@ const OUT: usize = 64;
 const ROWS: usize = 1 << 14;
 
 struct Model {
-    layer: PackedLinear<f32>,
+    layer: PackedLinear<'static, f32>,
 }
 
 impl Model {

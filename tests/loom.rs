@@ -118,7 +118,9 @@ fn two_helpers_come_at_any_moment() {
             thread::spawn(move || help(&slot, None))
         });
         call::<2>(&slot, 2);
-        helpers.into_iter().for_each(|helper| helper.join().unwrap());
+        for helper in helpers {
+            helper.join().unwrap();
+        }
     });
 }
 
@@ -154,7 +156,9 @@ fn the_limit_holds() {
             })
         });
         call::<2>(&slot, 1);
-        helpers.into_iter().for_each(|helper| helper.join().unwrap());
+        for helper in helpers {
+            helper.join().unwrap();
+        }
     });
 }
 
@@ -210,7 +214,9 @@ fn a_panic_of_a_helper_is_the_callers() {
         assert_eq!(panic.is_some(), panics > 0, "lost, or from nowhere");
         assert_eq!(panic.map(|panic| *panic.downcast::<&str>().unwrap()), (panics > 0).then_some("from a helper"));
         assert!(slot.take_panic().is_none());
-        helpers.into_iter().for_each(|helper| helper.join().unwrap());
+        for helper in helpers {
+            helper.join().unwrap();
+        }
         // Nothing of it is left for the next call.
         call::<1>(&slot, 1);
     });

@@ -154,7 +154,7 @@ mod threads {
                         x
                     })
                 }));
-                assert_eq!(result.is_err() || round % 3 > 0, true);
+                assert!(result.is_err() || round % 3 > 0);
                 assert_eq!(read() & MODE, MODES[0] & MODE);
             });
         }
