@@ -630,7 +630,8 @@ fn threads_for<T: Storage>() {
         with_threads(3, || {
             let mut random = Random::new(11);
             let few: Vec<T> = random.normals(997);
-            let (rows, cols) = (4, 3300);
+            // Work for which sleeping threads are woken.
+            let (rows, cols) = (4, 11_000);
             let x: Vec<T> = (0..rows * cols).map(|index| few[index % few.len()]).collect();
             let mut out = vec![from_f64::<T>(-77.0); x.len()];
             let target = MatrixMut::new(&mut out, rows, cols).expect("shape");

@@ -254,7 +254,7 @@ impl Calls {
 
     /// The life of a helper in our own pool: helps open calls, and lingers for the next.
     fn serve(&'static self, part: &'static Part) {
-        let mut is_scarce = false;
+        let (mut is_scarce, mut is_alone) = (false, true);
         loop {
             let mut found = self.find();
             // Where there are more threads than cores, who looks for work keeps others from working.
@@ -264,7 +264,8 @@ impl Calls {
                     found.is_some()
                 };
                 let begin = Instant::now();
-                let mut sees_work = spin_until(LINGER, &mut look);
+                // Nor does it spin where the caller may wait for this core.
+                let mut sees_work = is_alone && spin_until(LINGER, &mut look);
                 while !sees_work && begin.elapsed() < 2 * LINGER {
                     yield_now();
                     sees_work = spin_until(LINGER_YIELD, &mut look);
@@ -272,7 +273,7 @@ impl Calls {
             }
             let Some((index, participant)) = found else { break };
             is_scarce = self.slots[index].limit() >= self.cores;
-            self.help(Source::Own, index, 0, &participant);
+            is_alone = self.help(Source::Own, index, 0, &participant);
         }
         part.end();
         // A call that opened meanwhile may have counted on this helper.
@@ -298,8 +299,8 @@ impl Calls {
         None
     }
 
-    /// Works on what is in a slot.
-    fn help(&'static self, source: Source, index: usize, ticket: u64, participant: &Participant<'_>) {
+    /// Works on what is in a slot. Whether its caller got ahead meanwhile.
+    fn help(&'static self, source: Source, index: usize, ticket: u64, participant: &Participant<'_>) -> bool {
         let _inside = Inside::new();
         self.active.fetch_add(1, Ordering::Relaxed);
         for _ in 0..SPAWNS {
@@ -309,10 +310,11 @@ impl Calls {
                 break;
             }
         }
-        participant.work();
+        let is_alone = participant.work();
         // While inside: later the slot may be someone else's.
         self.open.fetch_and(!(1 << index), Ordering::Relaxed);
         self.active.fetch_sub(1, Ordering::Relaxed);
+        is_alone
     }
 }
 

@@ -184,14 +184,17 @@ impl Drop for Open<'_> {
 pub(super) struct Participant<'a>(&'a Slot);
 
 impl Participant<'_> {
-    /// Works on chunks until none is left. A panic is kept for the caller.
-    pub(super) fn work(&self) {
+    /// Works on chunks until none is left. A panic is kept for the caller. Whether the caller got ahead meanwhile: where it
+    /// did not, the two may share a core.
+    pub(super) fn work(&self) -> bool {
         // SAFETY: written before the slot was open, which `enter` saw (acquire), and not again before this participant
         // has left, for which the caller waits.
-        let Some((help, chunks)) = self.0.job.with(|job| unsafe { *job }) else { return };
+        let Some((help, chunks)) = self.0.job.with(|job| unsafe { *job }) else { return true };
+        let mut fronts = (0, None, 0);
         let mut claim = || {
             let claims = self.0.claims.fetch_add(1 << 32, Ordering::Relaxed);
             let (front, back) = (claims as u32 as usize, (claims >> 32) as usize);
+            fronts = (fronts.0 + 1, fronts.1.or(Some(front)), front);
             (front + back < chunks).then(|| chunks - 1 - back)
         };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| help(&mut claim))) {
@@ -204,6 +207,8 @@ impl Participant<'_> {
                 discard(panic);
             }
         }
+        let (claimed, first, last) = fronts;
+        claimed < 3 || first != Some(last)
     }
 }
 
