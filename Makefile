@@ -149,7 +149,7 @@ embedded:               ## small targets in emulators, firmware to NEON: build, 
 exhaustive:             ## every f32 there is through every function of one number, the worst into ACCURACY.md; minutes
 	cargo test --release --features f16,parallel --test accuracy -- --ignored --nocapture exhaustive
 
-fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python functions, damaged files and models for inputs that fail, SECONDS=60 each
+fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python functions, damaged files, models and process state for inputs that fail, SECONDS=60 each
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "no cargo-fuzz found: cargo install cargo-fuzz"; exit 1; }
 	@set -e; for target in $(FUZZ_TARGETS); do \
 		echo "== $$target for $(SECONDS) s, sanitizer $(SANITIZER)"; \
@@ -161,6 +161,7 @@ fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python funct
 		$(VENV)/bin/python -m pytest -q bindings/python/tests/test_fuzz.py bindings/python/tests/test_fuzz_hostile.py
 	$(VENV)/bin/python bindings/python/tests/fuzz_safetensors.py $(FILES)
 	$(VENV)/bin/python bindings/python/tests/fuzz_converters.py $(MODELS)
+	$(VENV)/bin/python bindings/python/tests/fuzz_state.py $(MODELS)
 
 fuzz-asan: $(VENV)/.test  ## the search with hostile arguments under AddressSanitizer, SECONDS=3600 for an hour
 	POLYGLOT_FUZZ_SECONDS=$(SECONDS) \

@@ -10,6 +10,9 @@ from . import _core
 from ._core import *  # noqa: F403
 from ._core import __version__
 
+# Where this module is reloaded, or imported anew, there is one finder of ours: see the end.
+_sys.meta_path[:] = [_finder for _finder in _sys.meta_path if type(_finder).__module__ != __name__]
+
 # Functions present themselves by the name that users import them by.
 for _name in _core.__all__:
     _value = globals()[_name]

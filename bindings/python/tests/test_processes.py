@@ -189,3 +189,23 @@ def test_threads_that_end_while_calls_are_under_way():
         assert pb.softmax(x).tobytes() == expected
         for thread in threads:
             thread.join()
+
+
+def test_random_changes_of_the_state_of_a_process():
+    """A few hundred sequences of what `make fuzz` tries more of, in a process of their own."""
+    command = [sys.executable, os.path.join(os.path.dirname(__file__), "fuzz_state.py"), "300", "2026"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("state: 300 sequences"), result.stdout
+
+
+def test_a_reload_leaves_one_finder():
+    code = """
+import importlib, sys, polyglot_bridge as pb
+for _ in range(3):
+    importlib.reload(pb)
+    del sys.modules["polyglot_bridge"]
+    import polyglot_bridge as pb
+print(sum(type(finder).__module__ == "polyglot_bridge" for finder in sys.meta_path), pb.get_num_threads() >= 1)
+"""
+    assert python(code) == "1 True"
