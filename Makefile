@@ -32,7 +32,7 @@ LINT_TARGETS := libm,f16 std parallel,f16
 NO_STD_CPUS := $(shell grep -qw avx2 /proc/cpuinfo 2>/dev/null && grep -qw fma /proc/cpuinfo && echo x86-64-v3) \
 	$(shell grep -qw avx512_vbmi2 /proc/cpuinfo 2>/dev/null && echo icelake-server)
 
-# How long `make fuzz` searches each target, how many damaged files and models it tries, and what watches over
+# How long `make fuzz` searches each target, how many damaged files, and models and sequences, it tries, what watches over
 # memory meanwhile.
 SECONDS := 60
 FILES := 100000
@@ -149,7 +149,7 @@ embedded:               ## small targets in emulators, firmware to NEON: build, 
 exhaustive:             ## every f32 there is through every function of one number, the worst into ACCURACY.md; minutes
 	cargo test --release --features f16,parallel --test accuracy -- --ignored --nocapture exhaustive
 
-fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python functions, damaged files, models and process state for inputs that fail, SECONDS=60 each
+fuzz: $(VENV)/.wheel $(VENV)/.test  ## search each fuzz target, the Python functions, files, models and the state of a process for what fails, SECONDS=60 each
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "no cargo-fuzz found: cargo install cargo-fuzz"; exit 1; }
 	@set -e; for target in $(FUZZ_TARGETS); do \
 		echo "== $$target for $(SECONDS) s, sanitizer $(SANITIZER)"; \

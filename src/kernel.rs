@@ -1,7 +1,8 @@
 //! How a generic kernel is compiled once, with this crate, for each of its own types, and for a user's type where that is
 //! used: see [`Kernel`](crate::float::Kernel). No kernel is named here.
 
-/// Makes a [`Kernel`](crate::float::Kernel) of a generic function. `Name::run(...)` calls it.
+/// Makes a [`Kernel`](crate::float::Kernel) of a generic function. `Name::run(...)` calls it, in the default
+/// floating-point mode.
 macro_rules! kernel {
     ($(#[$meta:meta])* $name:ident<$T:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? = $body:path) => {
         $(#[$meta])*
@@ -10,6 +11,7 @@ macro_rules! kernel {
         impl $name {
             #[inline]
             pub(crate) fn run<'a, $T: $crate::float::Float>($($arg: $ty),*) $(-> $out)? {
+                let _mode = $crate::simd::mode::DefaultMode::set();
                 $T::call::<Self>(($($arg,)*))
             }
         }

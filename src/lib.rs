@@ -26,7 +26,7 @@
 //! | `std` | yes | buffers for packing, products by register tiles, CPU detection on more targets than x86-64 |
 //! | `libm` | | the few scalar functions that core lacks; needed where `std` is off |
 //! | `f16` | | `half::f16` and `half::bf16` |
-//! | `parallel` | | large calls on several threads |
+//! | `parallel` | | large calls on the threads of a rayon pool: the one that a call is made in, or the global one |
 //! | `python` | | the CPython extension module; turns on `std`, `f16` and `parallel` |
 #![no_std]
 #![cfg_attr(docsrs, feature(doc_cfg))]

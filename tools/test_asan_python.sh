@@ -20,7 +20,7 @@ if [ "${1:-}" = --quick ]; then
     flags="$flags --cfg disable_dispatch_sse4_2 --cfg disable_dispatch_avx512"
     grep -qw avx2 /proc/cpuinfo && flags="$flags -Ctarget-cpu=haswell"
     if [ $# = 0 ]; then
-        export POLYGLOT_HOSTILE_SHARE=${POLYGLOT_HOSTILE_SHARE:-7} POLYGLOT_FUZZ_EXAMPLES=${POLYGLOT_FUZZ_EXAMPLES:-5}
+        export POLYGLOT_HOSTILE_SHARE=${POLYGLOT_HOSTILE_SHARE:-12} POLYGLOT_FUZZ_EXAMPLES=${POLYGLOT_FUZZ_EXAMPLES:-5}
         set -- bindings/python/tests/test_{memory_safety,fuzz_hostile,memory,out,transformer}.py
     fi
 fi

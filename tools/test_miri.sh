@@ -10,6 +10,7 @@
 #   - the other integration tests, which sweep over shapes: an hour for one of them;
 #   - levels from SSE4.2 on: Miri has no AVX-512, and of the others not each instruction. The scalar level and SSE2 run;
 #   - weights that span megabytes, and products that threads share;
+#   - tests/loom.rs, which tries the orders of threads more thoroughly, and tests/rayon.rs, most of which is processes;
 #   - `fork`, and `mmap` with parts given back: the cache has its pages from the allocator here;
 #   - `python`, whose other half is C: AddressSanitizer sees that (tools/test_asan_python.sh).
 set -euo pipefail

@@ -19,4 +19,4 @@ export RUSTFLAGS="-Zsanitizer=thread -Zexternal-clangrt -Zpre-link-arg=-Wl,--who
 # A test starts threads in a forked child, which the sanitizer else refuses.
 export TSAN_OPTIONS="halt_on_error=1 die_after_fork=0"
 /usr/bin/cargo test --target x86_64-unknown-linux-gnu --target-dir "${CARGO_TARGET_DIR:-target/tsan}" -Zbuild-std=std,panic_unwind,test \
-    --no-default-features --features std,f16,parallel --lib --test threads "$@"
+    --no-default-features --features std,f16,parallel --lib --test threads --test rayon "$@"

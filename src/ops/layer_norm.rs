@@ -150,7 +150,7 @@ pub fn rms_norm<'a, 'b, T: Float>(
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
     let io = InOutMatrix::new("rms_norm", x.into(), out.into())?;
-    RmsNormRows::run(io, Affine { weight, bias: None }, eps)
+    RmsNormRows::run(io, Affine { weight, bias: None }, eps, T::Acc::from_f64(1.0))
 }
 
 /// [`rms_norm`], over its input.
@@ -172,7 +172,7 @@ pub fn rms_norm_in_place<'a, T: Float>(
     weight: Option<&[T]>,
     eps: T::Acc,
 ) -> Result<(), ShapeError> {
-    RmsNormRows::run(InOutMatrix::in_place(x.into()), Affine { weight, bias: None }, eps)
+    RmsNormRows::run(InOutMatrix::in_place(x.into()), Affine { weight, bias: None }, eps, T::Acc::from_f64(1.0))
 }
 
 /// Scales each row of `x` to length 1: x / sqrt(sum(x²)).
@@ -195,8 +195,7 @@ pub fn l2_normalize<'a, 'b, T: Float>(
     x: impl Into<Matrix<'a, T>>,
     out: impl Into<MatrixMut<'b, T>>,
 ) -> Result<(), ShapeError> {
-    L2NormalizeRows::run(InOutMatrix::new("l2_normalize", x.into(), out.into())?);
-    Ok(())
+    l2_normalize_rows(InOutMatrix::new("l2_normalize", x.into(), out.into())?)
 }
 
 /// [`l2_normalize`], over its input.
@@ -214,8 +213,7 @@ pub fn l2_normalize<'a, 'b, T: Float>(
 /// # Ok::<(), polyglot_bridge::ShapeError>(())
 /// ```
 pub fn l2_normalize_in_place<'a, T: Float>(x: impl Into<MatrixMut<'a, T>>) -> Result<(), ShapeError> {
-    L2NormalizeRows::run(InOutMatrix::in_place(x.into()));
-    Ok(())
+    l2_normalize_rows(InOutMatrix::in_place(x.into()))
 }
 
 /// What is done to a row after it was normalised: times `weight`, plus `bias`.
@@ -253,8 +251,7 @@ impl<T: Float> Affine<'_, T> {
 
 kernel!(LayerNormRows<T>(io: InOutMatrix<'a, T>, affine: Affine<'a, T>, eps: T::Acc) -> Result<(), ShapeError> = layer_norm_rows);
 kernel!(AddLayerNormRows<T>(io: InOutMatrix<'a, T>, residual: Matrix<'a, T>, affine: Affine<'a, T>, eps: T::Acc) -> Result<(), Error> = add_layer_norm_rows);
-kernel!(RmsNormRows<T>(io: InOutMatrix<'a, T>, affine: Affine<'a, T>, eps: T::Acc) -> Result<(), ShapeError> = rms_norm_rows);
-kernel!(L2NormalizeRows<T>(io: InOutMatrix<'a, T>) = l2_normalize_rows);
+kernel!(RmsNormRows<T>(io: InOutMatrix<'a, T>, affine: Affine<'a, T>, eps: T::Acc, times: T::Acc) -> Result<(), ShapeError> = rms_norm_rows);
 
 fn layer_norm_rows<T: Float>(io: InOutMatrix<'_, T>, affine: Affine<'_, T>, eps: T::Acc) -> Result<(), ShapeError> {
     affine.check("layer_norm", io.shape().1)?;
@@ -326,25 +323,23 @@ fn add<S: Simd, T: Float, U: Float<Acc = T::Acc>>(
     }
 }
 
-fn l2_normalize_rows<T: Float>(io: InOutMatrix<'_, T>) {
+/// The length of a row is the root of its mean square times its count.
+fn l2_normalize_rows<T: Float>(io: InOutMatrix<'_, T>) -> Result<(), ShapeError> {
     let count = T::Acc::from_count(io.shape().1);
-    let level = simd::level();
-    parallel::for_each_rows(io, COST, |_, mut block| {
-        let affine = Affine { weight: None, bias: None };
-        dispatch!(level, simd => {
-            block.for_each_row(
-                lane_fn!(|_, row| rms_norm_row(simd, row, affine, T::Acc::from_f64(0.0), count)),
-            );
-        });
-    });
+    RmsNormRows::run(io, Affine { weight: None, bias: None }, T::Acc::from_f64(0.0), count)
 }
 
-fn rms_norm_rows<T: Float>(io: InOutMatrix<'_, T>, affine: Affine<'_, T>, eps: T::Acc) -> Result<(), ShapeError> {
+fn rms_norm_rows<T: Float>(
+    io: InOutMatrix<'_, T>,
+    affine: Affine<'_, T>,
+    eps: T::Acc,
+    times: T::Acc,
+) -> Result<(), ShapeError> {
     affine.check("rms_norm", io.shape().1)?;
     let level = simd::level();
     parallel::for_each_rows(io, COST, |_, mut block| {
         dispatch!(level, simd => {
-            block.for_each_row(lane_fn!(|_, row| rms_norm_row(simd, row, affine, eps, T::Acc::from_f64(1.0))));
+            block.for_each_row(lane_fn!(|_, row| rms_norm_row(simd, row, affine, eps, times)));
         });
     });
     Ok(())

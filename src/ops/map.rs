@@ -121,6 +121,7 @@ fn scale_row<S: Simd, T: Float>(simd: S, mut row: InOut<'_, T>, factor: T::Acc) 
 fn map_elements<T: Float>(io: InOutMatrix<'_, T>, f: impl Fn(T) -> T + Sync) {
     /// A function of the caller's costs more than a multiplication; how much more is not known.
     const COST: f32 = 1.0;
+    let _mode = simd::mode::DefaultMode::set();
     let level = simd::level();
     parallel::for_each_elements(io, COST, |_, _, mut block| {
         dispatch!(level, _ => block.for_each_row(lane_fn!(|_, mut row: InOut<'_, T>| row.map_each(&f))));

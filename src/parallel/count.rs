@@ -1,13 +1,18 @@
-//! How many threads a call may use, and who said so. Threads themselves are `pool`'s.
+//! How many threads a call may use, and who said so. Threads themselves are `workers`'.
 
 /// Where the number of threads comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ThreadSource {
-    /// The cores that the affinity mask and the cgroup quota leave to this process; 1 without the feature `parallel`.
+    /// The size of rayon's global pool; in Python the cores that the affinity mask and the cgroup quota leave to this
+    /// process; 1 without the feature `parallel`.
     Default,
     /// The environment variable `POLYGLOT_NUM_THREADS`.
     Environment,
+    /// In Python, the environment variable `OMP_NUM_THREADS`.
+    OpenMp,
+    /// The rayon pool that this thread is a worker of, as within `ThreadPool::install`.
+    Pool,
     /// [`set_num_threads`](crate::set_num_threads).
     Call,
     /// [`with_threads`], on this thread.
@@ -17,9 +22,10 @@ pub enum ThreadSource {
 /// How many threads, the calling one among them, a large operation on this thread uses at most.
 ///
 /// The limit of the innermost [`with_threads`], else the number given to
-/// [`set_num_threads`](crate::set_num_threads), else `POLYGLOT_NUM_THREADS` where it is a positive whole number, else
-/// as many as the affinity mask and the cgroup quota allow. Always 1 without the feature `parallel`. Results are the
-/// same bits whatever the number.
+/// [`set_num_threads`](crate::set_num_threads), else the size of the rayon pool that this thread is a worker of, else
+/// `POLYGLOT_NUM_THREADS` where it is a positive whole number, else the size of rayon's global pool, which this builds
+/// where nobody has. A worker's calls use no more threads than its pool has, whatever the limit. Always 1 without the
+/// feature `parallel`. Results are the same bits whatever the number.
 ///
 /// # Examples
 ///
@@ -48,10 +54,8 @@ pub fn thread_source() -> ThreadSource {
 
 #[cfg(feature = "parallel")]
 pub(super) use threads::in_force;
-#[cfg(feature = "python")]
-pub(crate) use threads::swap_scope;
 #[cfg(all(feature = "parallel", not(target_family = "wasm")))]
-pub(super) use threads::{MOST_THREADS, cores, forget_default};
+pub(super) use threads::{cores, forget_default};
 #[cfg(feature = "parallel")]
 pub use threads::{set_num_threads, with_threads};
 
@@ -78,14 +82,17 @@ mod threads {
     use core::sync::atomic::{AtomicUsize, Ordering};
     use std::{env, thread};
 
+    use super::super::thresholds::MOST_THREADS;
+    #[cfg(not(target_family = "wasm"))]
+    use super::super::workers;
     use super::ThreadSource;
 
-    /// The most threads that a call may use.
-    pub(in super::super) const MOST_THREADS: usize = 256;
     /// The number given to `set_num_threads`; 0: none.
     static CALL: AtomicUsize = AtomicUsize::new(0);
-    /// The number without one, twice, plus one where the environment gave it; 0: not looked up yet.
+    /// The number without one, four times, plus where it comes from; 0: not looked up yet.
     static DEFAULT: AtomicUsize = AtomicUsize::new(0);
+    /// What a number in `DEFAULT` may come from.
+    const SOURCES: [ThreadSource; 3] = [ThreadSource::Default, ThreadSource::Environment, ThreadSource::OpenMp];
 
     std::thread_local! {
         /// The limit of the innermost `with_threads` on this thread; 0: none.
@@ -95,31 +102,59 @@ mod threads {
     /// The number of threads and where it comes from. No lock and no system call after the first time.
     #[inline]
     pub(in super::super) fn in_force() -> (usize, ThreadSource) {
-        let scope = SCOPE.get();
-        if scope != 0 {
-            return (scope, ThreadSource::Scope);
-        }
-        let call = CALL.load(Ordering::Relaxed);
-        if call != 0 {
-            return (call, ThreadSource::Call);
-        }
-        let default = match DEFAULT.load(Ordering::Relaxed) {
-            0 => look_up(),
-            default => default,
+        let given = match (SCOPE.get(), CALL.load(Ordering::Relaxed)) {
+            (0, 0) => None,
+            (0, call) => Some((call, ThreadSource::Call)),
+            (scope, _) => Some((scope, ThreadSource::Scope)),
         };
-        (default >> 1, if default & 1 == 1 { ThreadSource::Environment } else { ThreadSource::Default })
+        match (pool(), given) {
+            (None, Some(given)) => given,
+            (Some(pool), None) => (pool.min(MOST_THREADS), ThreadSource::Pool),
+            (Some(pool), Some((threads, source))) => (threads.min(pool), source),
+            (None, None) => {
+                let default = match DEFAULT.load(Ordering::Relaxed) {
+                    0 => look_up(),
+                    default => default,
+                };
+                (default >> 2, SOURCES[(default & 3) % SOURCES.len()])
+            }
+        }
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    use workers::current_pool as pool;
+
+    #[cfg(target_family = "wasm")]
+    fn pool() -> Option<usize> {
+        None
     }
 
     #[cold]
     fn look_up() -> usize {
-        let given = env::var("POLYGLOT_NUM_THREADS").ok();
-        let given = given.and_then(|text| text.trim().parse::<usize>().ok()).filter(|&threads| threads > 0);
-        let default = match given {
-            Some(threads) => threads.min(MOST_THREADS) << 1 | 1,
-            None => cores() << 1,
+        // OpenMP's may be a list, with a number for each level of nesting.
+        let read = |name| {
+            let text = env::var(name).ok()?;
+            let first = if name == "OMP_NUM_THREADS" { text.split(',').next()? } else { &text };
+            first.trim().parse::<usize>().ok().filter(|&threads| threads > 0)
         };
+        let (threads, source) = if let Some(threads) = read("POLYGLOT_NUM_THREADS") {
+            (threads, 1)
+        } else if let Some(threads) = read("OMP_NUM_THREADS").filter(|_| cfg!(feature = "python")) {
+            (threads, 2)
+        } else {
+            (available(), 0)
+        };
+        let default = threads.clamp(1, MOST_THREADS) << 2 | source;
         DEFAULT.store(default, Ordering::Relaxed);
         default
+    }
+
+    /// How many threads there are for a program that says nothing.
+    fn available() -> usize {
+        #[cfg(not(any(feature = "python", target_family = "wasm")))]
+        return workers::global_pool();
+        #[cfg(any(feature = "python", target_family = "wasm"))]
+        return cores();
     }
 
     /// The cores that the affinity mask and the cgroup quota leave to this process.
@@ -134,7 +169,7 @@ mod threads {
     }
 
     /// Sets how many threads, the calling one among them, operations of this process use at most; 0 goes back to the
-    /// default. More than there are cores is allowed. More than 256 counts as 256.
+    /// default. No more come than the rayon pool has that a call uses. More than 256 counts as 256.
     ///
     /// # Examples
     ///
@@ -145,12 +180,6 @@ mod threads {
     /// ```
     pub fn set_num_threads(threads: usize) {
         CALL.store(threads.min(MOST_THREADS), Ordering::Relaxed);
-    }
-
-    /// Sets the limit of the calling thread, 0 for none, and returns what it was: for scopes that are not closures.
-    #[cfg(feature = "python")]
-    pub(crate) fn swap_scope(threads: usize) -> usize {
-        SCOPE.replace(threads.min(MOST_THREADS))
     }
 
     /// Runs `f` with at most `threads` threads, the calling one among them, for the operations that `f` calls on this

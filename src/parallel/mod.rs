@@ -1,6 +1,6 @@
 //! The only modules that know threads: this file splits rows or elements into blocks, by shape and never by the number
-//! of threads, so that results do not depend on it. `pool` hands blocks to threads, `count` decides how many may
-//! help. Without the feature `parallel`, and on WebAssembly, which has no threads, all of it is one block.
+//! of threads, so that results do not depend on it. `calls` hands blocks to threads, `count` decides how many may
+//! help, the threads are rayon's. Without the feature `parallel`, and on WebAssembly, which has no threads, all of it is one block.
 //! Kernels live elsewhere.
 #![allow(unsafe_code, reason = "one of the modules that may; each block says why it is sound")]
 
@@ -9,19 +9,27 @@ use core::ops::Range;
 use crate::float::Float;
 use crate::view::{InOutMatrix, MatrixMut};
 
+#[cfg(all(feature = "parallel", not(target_family = "wasm")))]
+mod calls;
 mod count;
 #[cfg(all(feature = "parallel", not(target_family = "wasm")))]
-mod pool;
+mod slot;
 #[cfg(all(feature = "parallel", not(target_family = "wasm")))]
 mod split;
+#[cfg(all(feature = "parallel", not(target_family = "wasm")))]
+mod sync;
 #[cfg(all(test, feature = "parallel", not(target_family = "wasm")))]
 mod tests;
+#[cfg(feature = "parallel")]
+mod thresholds;
+#[cfg(all(feature = "parallel", not(target_family = "wasm")))]
+mod workers;
 
 #[cfg(feature = "parallel")]
 pub use count::set_num_threads;
-#[cfg(feature = "python")]
-pub(crate) use count::swap_scope;
 pub use count::{ThreadSource, num_threads, thread_source, with_threads};
+#[cfg(feature = "python")]
+pub(crate) use thresholds::MOST_THREADS;
 
 /// Runs `body` on ranges that cover `0..count`, each a multiple of `align` long but for the last. `cost` is what one
 /// item takes on one core, in nanoseconds: small work stays on this thread, as one range.
@@ -57,12 +65,14 @@ pub(crate) fn for_each_block_with<W>(
     if let Some(split) = split::Split::new(count, align, cost) {
         #[cfg(feature = "python")]
         crate::trace::note(|| crate::trace::Event::Split {
-            blocks: split.blocks,
-            threads: num_threads().min(split.blocks),
+            blocks: split.chunks,
+            threads: num_threads().min(split.chunks),
             nanoseconds: split.cost,
         });
-        return pool::run(split, &mut |range| body(own, range), &|claim| {
+        return calls::run(split, &mut |range| body(own, range), &|claim| {
             let Some(mut own) = theirs() else { return };
+            // The caller's kernel has set its own thread's.
+            let _mode = crate::simd::mode::DefaultMode::set();
             while let Some(range) = claim() {
                 body(&mut own, range);
             }

@@ -1,5 +1,6 @@
 //! Each block done once, whoever does it; and what goes wrong on a worker comes back to the caller.
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::{String, ToString};
@@ -8,8 +9,26 @@ use std::time::{Duration, Instant};
 use std::vec::Vec;
 use std::{env, eprintln, format, hint, thread, vec};
 
-use super::split::SMALLEST_SPLIT;
+use super::thresholds::SMALLEST_SPLIT;
 use super::*;
+
+std::thread_local! {
+    static OWN_POOL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether calls of this thread use the pool that Python has.
+pub(super) fn uses_own_pool() -> bool {
+    OWN_POOL.get()
+}
+
+/// Runs `f` with the threads of either: rayon's global pool, and the pool that Python has.
+fn on_either_pool(f: impl Fn()) {
+    for own in [false, true] {
+        OWN_POOL.set(own);
+        f();
+    }
+    OWN_POOL.set(false);
+}
 
 /// How long the stress test goes on: a second, or `POLYGLOT_STRESS_SECONDS`.
 fn stress_time() -> Duration {
@@ -32,38 +51,42 @@ fn visits(count: usize, align: usize, cost: f32) -> Vec<u8> {
 
 #[test]
 fn each_index_is_visited_once() {
-    // Miri takes minutes for all of it.
-    let threads: &[_] = if cfg!(miri) { &[1, 3] } else { &[1, 2, 3, 5, 16] };
-    let counts: &[_] = if cfg!(miri) { &[0, 1, 65, 200] } else { &[0, 1, 2, 3, 63, 64, 65, 997, 4096, 30_011] };
-    let costs: &[_] = &[1e3, f32::NAN, 0.0, 1.0, 10.0, 1e6, f32::MAX, f32::INFINITY, -1.0];
-    for &threads in threads {
-        for &count in counts {
-            for align in [1, 2, 7, 64, 100_000] {
-                for &cost in &costs[..if cfg!(miri) { 2 } else { costs.len() }] {
-                    let visits = with_threads(threads, || visits(count, align, cost));
-                    assert!(visits.iter().all(|&n| n == 1), "{threads} {count} {align} {cost}");
+    on_either_pool(|| {
+        // Miri takes minutes for all of it.
+        let threads: &[_] = if cfg!(miri) { &[1, 3] } else { &[1, 2, 3, 5, 16] };
+        let counts: &[_] = if cfg!(miri) { &[0, 1, 65, 200] } else { &[0, 1, 2, 3, 63, 64, 65, 997, 4096, 30_011] };
+        let costs: &[_] = &[1e3, f32::NAN, 0.0, 1.0, 10.0, 1e6, f32::MAX, f32::INFINITY, -1.0];
+        for &threads in threads {
+            for &count in counts {
+                for align in [1, 2, 7, 64, 100_000] {
+                    for &cost in &costs[..if cfg!(miri) { 2 } else { costs.len() }] {
+                        let visits = with_threads(threads, || visits(count, align, cost));
+                        assert!(visits.iter().all(|&n| n == 1), "{threads} {count} {align} {cost}");
+                    }
                 }
             }
         }
-    }
+    });
 }
 
 #[test]
 fn the_split_depends_on_the_shape_alone() {
-    let ranges = |threads| {
-        with_threads(threads, || {
-            let ranges = Mutex::new(Vec::new());
-            for_each_block(10_000, 8, 50.0, |range| ranges.lock().unwrap().push((range.start, range.end)));
-            let mut ranges = ranges.into_inner().unwrap();
-            ranges.sort_unstable();
-            ranges
-        })
-    };
-    let alone = ranges(1);
-    assert!(alone.len() > 16);
-    for threads in [2, 3, 5, 16] {
-        assert_eq!(ranges(threads), alone);
-    }
+    on_either_pool(|| {
+        let ranges = |threads| {
+            with_threads(threads, || {
+                let ranges = Mutex::new(Vec::new());
+                for_each_block(10_000, 8, 50.0, |range| ranges.lock().unwrap().push((range.start, range.end)));
+                let mut ranges = ranges.into_inner().unwrap();
+                ranges.sort_unstable();
+                ranges
+            })
+        };
+        let alone = ranges(1);
+        assert!(alone.len() > 16);
+        for threads in [2, 3, 5, 16] {
+            assert_eq!(ranges(threads), alone);
+        }
+    });
 }
 
 #[test]
@@ -75,8 +98,10 @@ fn small_work_is_one_range_on_the_calling_thread() {
     });
 }
 
+/// A pool of our own has as many threads as are asked for.
 #[test]
 fn as_many_threads_as_asked_for() {
+    OWN_POOL.set(true);
     for threads in if cfg!(miri) { [2, 2, 3, 3] } else { [2, 3, 5, 16] } {
         // Other tests may keep workers busy for a while.
         let all_came = (0..500).any(|_| {
@@ -99,15 +124,17 @@ fn as_many_threads_as_asked_for() {
 
 #[test]
 fn a_call_within_a_call() {
-    let total = AtomicUsize::new(0);
-    with_threads(3, || {
-        for_each_block(50, 1, 1e5, |outer| {
-            for_each_block(100, 1, 1e5, |inner| {
-                total.fetch_add(outer.len() * inner.len(), Ordering::Relaxed);
+    on_either_pool(|| {
+        let total = AtomicUsize::new(0);
+        with_threads(3, || {
+            for_each_block(50, 1, 1e5, |outer| {
+                for_each_block(100, 1, 1e5, |inner| {
+                    total.fetch_add(outer.len() * inner.len(), Ordering::Relaxed);
+                });
             });
         });
+        assert_eq!(total.into_inner(), 5000);
     });
-    assert_eq!(total.into_inner(), 5000);
 }
 
 #[test]
@@ -116,6 +143,7 @@ fn calls_from_many_threads() {
     thread::scope(|scope| {
         for caller in 0..8 {
             scope.spawn(move || {
+                OWN_POOL.set(caller % 2 == 1);
                 let mut round = caller;
                 while Instant::now() < end {
                     round += 1;
@@ -130,65 +158,71 @@ fn calls_from_many_threads() {
 /// Borrowed data is gone the moment a call returns: a worker that came late must not see it.
 #[test]
 fn late_workers_touch_nothing() {
-    let end = Instant::now() + stress_time();
-    let mut round = 0_usize;
-    while Instant::now() < end {
-        round += 1;
-        let alive = AtomicBool::new(true);
-        let done = AtomicUsize::new(0);
-        with_threads(2 + round % 4, || {
-            for_each_block(2 + round % 30, 1, 1e5, |range| {
-                assert!(alive.load(Ordering::Relaxed));
-                (0..round % 100).for_each(|_| hint::spin_loop());
-                done.fetch_add(range.len(), Ordering::Relaxed);
-                assert!(alive.load(Ordering::Relaxed));
+    on_either_pool(|| {
+        let end = Instant::now() + stress_time();
+        let mut round = 0_usize;
+        while Instant::now() < end {
+            round += 1;
+            let alive = AtomicBool::new(true);
+            let done = AtomicUsize::new(0);
+            with_threads(2 + round % 4, || {
+                for_each_block(2 + round % 30, 1, 1e5, |range| {
+                    assert!(alive.load(Ordering::Relaxed));
+                    (0..round % 100).for_each(|_| hint::spin_loop());
+                    done.fetch_add(range.len(), Ordering::Relaxed);
+                    assert!(alive.load(Ordering::Relaxed));
+                });
             });
-        });
-        alive.store(false, Ordering::Relaxed);
-        assert_eq!(done.into_inner(), 2 + round % 30);
-        if round.is_multiple_of(64) {
-            thread::sleep(Duration::from_micros(round as u64 % 300));
+            alive.store(false, Ordering::Relaxed);
+            assert_eq!(done.into_inner(), 2 + round % 30);
+            if round.is_multiple_of(64) {
+                thread::sleep(Duration::from_micros(round as u64 % 300));
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn a_panic_comes_out_of_the_call() {
-    for round in 0..if cfg!(miri) { 10 } else { 200 } {
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            with_threads(1 + round % 5, || {
-                for_each_block(64, 1, 1e5, |range| assert!(!range.contains(&(round % 64)), "no {}", round % 64));
-            });
-        }));
-        let message = result.expect_err("the panic was lost");
-        assert_eq!(message.downcast_ref::<String>(), Some(&format!("no {}", round % 64)));
-        assert!(visits(1000, 1, 1e3).iter().all(|&n| n == 1));
-    }
+    on_either_pool(|| {
+        for round in 0..if cfg!(miri) { 10 } else { 200 } {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                with_threads(1 + round % 5, || {
+                    for_each_block(64, 1, 1e5, |range| assert!(!range.contains(&(round % 64)), "no {}", round % 64));
+                });
+            }));
+            let message = result.expect_err("the panic was lost");
+            assert_eq!(message.downcast_ref::<String>(), Some(&format!("no {}", round % 64)));
+            assert!(visits(1000, 1, 1e3).iter().all(|&n| n == 1));
+        }
+    });
 }
 
 #[test]
 fn panics_on_all_threads_at_once() {
-    let helped = (0..2000).any(|_| {
-        let count = AtomicUsize::new(0);
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            with_threads(3, || {
-                for_each_block(64, 1, 1e5, |_| {
-                    count.fetch_add(1, Ordering::Relaxed);
-                    // Until another one panics, or nobody came.
-                    let end = Instant::now() + Duration::from_millis(1);
-                    while count.load(Ordering::Relaxed) < 2 && Instant::now() < end {
-                        thread::yield_now();
-                    }
-                    panic!("from everyone");
+    on_either_pool(|| {
+        let helped = (0..2000).any(|_| {
+            let count = AtomicUsize::new(0);
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                with_threads(3, || {
+                    for_each_block(64, 1, 1e5, |_| {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        // Until another one panics, or nobody came.
+                        let end = Instant::now() + Duration::from_millis(1);
+                        while count.load(Ordering::Relaxed) < 2 && Instant::now() < end {
+                            thread::yield_now();
+                        }
+                        panic!("from everyone");
+                    });
                 });
-            });
-        }));
-        assert_eq!(result.expect_err("the panic was lost").downcast_ref(), Some(&"from everyone"));
-        // None is left over for the next call.
-        assert!(visits(1000, 1, 1e3).iter().all(|&n| n == 1));
-        count.into_inner() > 1
+            }));
+            assert_eq!(result.expect_err("the panic was lost").downcast_ref(), Some(&"from everyone"));
+            // None is left over for the next call.
+            assert!(visits(1000, 1, 1e3).iter().all(|&n| n == 1));
+            count.into_inner() > 1
+        });
+        assert!(helped);
     });
-    assert!(helped);
 }
 
 #[test]

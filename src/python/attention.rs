@@ -13,6 +13,7 @@ use super::linear::COST;
 use super::matmul::broadcast;
 use super::ndarray::{Block, NdArray, Place};
 use super::out::{Output, Slot};
+use super::strides::reach;
 use super::take::{MaskArray, slots, take_all, take_mask};
 use crate::float::Compute;
 use crate::ops::attention::{AttentionMask, AttentionOptions, attention_batch};
@@ -82,19 +83,19 @@ impl<'a> Stack<'a> {
     }
 }
 
-/// Where the matrices of a head lie, from where those of the first do and the steps of their dimensions.
+/// How far the matrices of a head lie from those of the first, by the steps of their dimensions.
 #[inline]
-fn head<const N: usize>(index: usize, batch: &[npy_intp], first: &[Place; N], steps: &[Dims; N]) -> [Place; N] {
-    let (mut rest, mut places) = (index, *first);
+fn head<const N: usize>(index: usize, batch: &[npy_intp], steps: &[Dims; N]) -> [isize; N] {
+    let (mut rest, mut offsets) = (index, [0_isize; N]);
     for (axis, dim) in batch.iter().map(|dim| dim.unsigned_abs()).enumerate().rev() {
         // The outermost dimension has no need of a division.
         let along = if axis == 0 || rest < dim { rest } else { rest % dim }.cast_signed();
         rest = if axis == 0 || rest < dim { 0 } else { rest / dim };
-        for (place, steps) in places.iter_mut().zip(steps) {
-            place.offset = place.offset.wrapping_add(along.wrapping_mul(steps[axis]));
+        for (offset, steps) in offsets.iter_mut().zip(steps) {
+            *offset = offset.wrapping_add(along.wrapping_mul(steps[axis]));
         }
     }
-    places
+    offsets
 }
 
 /// Scaled dot-product attention: ``softmax(q @ k.T * scale + mask) @ v`` for each head.
@@ -150,21 +151,10 @@ pub(super) fn attention<'py>(
     scale: Option<Object<'_, 'py>>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let call = &Call::new(
-        Signature::new(OP),
-        [
-            ("q", Some(q)),
-            ("k", Some(k)),
-            ("v", Some(v)),
-            ("mask", mask),
-            ("causal", causal.object()),
-            ("scale", scale),
-            ("out", out),
-        ],
-    )?;
-    let mut slots = slots();
-    let dtype = take_all(OP, [("q", Some(q)), ("k", Some(k)), ("v", Some(v))], &mut slots)
-        .map_err(|error| call.blame(error))?;
+    let (mut slots, arrays) = (slots(), [("q", Some(q)), ("k", Some(k)), ("v", Some(v))]);
+    let others = [("mask", mask), ("causal", causal.object()), ("scale", scale), ("out", out)];
+    let call = &Call::with(Signature::new(OP), arrays, others, &mut slots)?;
+    let dtype = take_all(OP, arrays, &mut slots).map_err(|error| call.blame(error))?;
     let [Some(q), Some(k), Some(v)] = &slots else { return Err(value_error!("{OP}: an array is missing")) };
     let mask = mask.map(|mask| take_mask(OP, "mask", mask, dtype)).transpose().map_err(|error| call.blame(error))?;
     let scale = scale.map(|scale| number(OP, "scale", scale)).transpose()?;
@@ -224,7 +214,7 @@ pub(super) fn attention<'py>(
     }
     let result = Stack::new("out", output.written())?;
     let result_place = Place { col_stride: item, ..Place::of(output.written()) };
-    let first = [queries, keys, values, masks.as_ref().map_or(queries, |mask| mask.place), result_place];
+    let mask_place = masks.as_ref().map_or(queries, |mask| mask.place);
     let [q_steps, k_steps, v_steps] = stacks.each_ref().map(|stack| stack.steps_in(&batch));
     let mask_steps = masks.as_ref().unwrap_or(&stacks[0]).steps_in(&batch)?;
     let steps = [q_steps?, k_steps?, v_steps?, mask_steps, result.steps_in(&batch)?];
@@ -233,14 +223,20 @@ pub(super) fn attention<'py>(
     let inputs = [Some(&**q), Some(&**k), Some(&**v), mask.as_deref()];
     launch::write(call, inputs, output, work * COST, move |operands, out| {
         let [Some(q), Some(k), Some(v), mask] = operands else { return Ok(()) };
-        for_dtype!(dtype, T => attention_batch(count, |index| {
-            let [q_place, k_place, v_place, mask_place, target] = head(index, &batch, &first, &steps);
-            let matrices = [q.block(q_place), k.block(k_place), v.block(v_place)].map(|block| block.matrix::<T>());
-            let mask = mask.as_ref().map(|mask| mask.block(mask_place));
-            // SAFETY: heads have no element of the result in common, as `out` has none twice, and where
-            // `attention_batch` asks for a head on several threads, each writes, and reads, other rows of it.
-            let out = unsafe { out.shared_block(target) };
-            (matrices, common.options::<T>(mask), out.matrix::<T>())
-        }))
+        let lens = || batch.iter().map(|dim| dim.unsigned_abs());
+        let [q_reach, k_reach, v_reach, _, out_reach] =
+            steps.each_ref().map(|steps| reach(lens().zip(steps.iter().copied())));
+        for_dtype!(dtype, T => {
+            let (q, k) = (q.matrices::<T>(queries, q_reach), k.matrices::<T>(keys, k_reach));
+            let (v, out) = (v.matrices::<T>(values, v_reach), out.matrices::<T>(result_place, out_reach));
+            attention_batch(count, |index| {
+                let [in_q, in_k, in_v, in_mask, in_out] = head(index, &batch, &steps);
+                let mask = mask.as_ref().map(|mask| mask.block(Place { offset: in_mask, ..mask_place }));
+                // SAFETY: heads have no element of the result in common, as `out` has none twice, and where
+                // `attention_batch` asks for a head on several threads, each writes, and reads, other rows of it.
+                let out = unsafe { out.at(in_out) };
+                ([q.at(in_q), k.at(in_k), v.at(in_v)], common.options::<T>(mask), out)
+            })
+        })
     })
 }

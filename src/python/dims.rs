@@ -12,7 +12,7 @@ use super::errors::{out_of_memory, value_error};
 /// The most dimensions a NumPy array has.
 const MOST: usize = 64;
 /// So many lie in the value itself.
-const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 
 /// Up to 64 numbers, a few of them without an allocation.
 #[derive(Debug, Default)]
@@ -135,6 +135,23 @@ impl Deref for Strides<'_> {
     }
 }
 
+/// The number of dimensions where they are few, the dimensions themselves, and how many elements that are. As numbers, of
+/// which a [`Layout`] can be made where it stays.
+#[inline(always)]
+pub(super) fn few(shape: &[npy_intp]) -> Option<(u8, [npy_intp; FEW], usize)> {
+    let ndim = shape.len() as u8;
+    let (shape, len) = match *shape {
+        [] => ([0; FEW], 1),
+        [a] => ([a, 0, 0, 0], a),
+        [a, b] => ([a, b, 0, 0], a.wrapping_mul(b)),
+        [a, b, c] => ([a, b, c, 0], a.wrapping_mul(b).wrapping_mul(c)),
+        [a, b, c, d] => ([a, b, c, d], a.wrapping_mul(b).wrapping_mul(c).wrapping_mul(d)),
+        _ => return None,
+    };
+    // NumPy makes no array whose elements cannot be counted.
+    Some((ndim, shape, len.unsigned_abs()))
+}
+
 impl Layout {
     /// `dense` says that elements lie in C order.
     pub(super) fn new(shape: &[npy_intp], strides: &[npy_intp], dense: bool) -> PyResult<(Self, usize)> {
@@ -150,17 +167,8 @@ impl Layout {
     /// What lies in C order and is of few dimensions, and how many elements that are.
     #[inline(always)]
     pub(super) fn dense(shape: &[npy_intp]) -> Option<(Self, usize)> {
-        let ndim = shape.len() as u8;
-        let (shape, len) = match *shape {
-            [] => ([0; FEW], 1),
-            [a] => ([a, 0, 0, 0], a),
-            [a, b] => ([a, b, 0, 0], a.wrapping_mul(b)),
-            [a, b, c] => ([a, b, c, 0], a.wrapping_mul(b).wrapping_mul(c)),
-            [a, b, c, d] => ([a, b, c, d], a.wrapping_mul(b).wrapping_mul(c).wrapping_mul(d)),
-            _ => return None,
-        };
-        // NumPy makes no array whose elements cannot be counted.
-        Some((Self::Dense { ndim, shape }, len.unsigned_abs()))
+        let (ndim, shape, len) = few(shape)?;
+        Some((Self::Dense { ndim, shape }, len))
     }
 
     fn strided(shape: &[npy_intp], strides: &[npy_intp]) -> PyResult<Self> {

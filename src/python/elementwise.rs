@@ -24,20 +24,9 @@ pub(super) fn elementwise<'py, O: Operation>(
     x: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let call = Call::new(signature, [(signature.x, Some(x)), ("out", out)])?;
-    apply(&call, operation, x, out)
-}
-
-#[inline]
-fn apply<'py, O: Operation>(
-    call: &Call<'py>,
-    operation: &O,
-    x: Object<'_, 'py>,
-    out: Option<Object<'_, 'py>>,
-) -> Returned<'py> {
-    let mut slot = None;
-    let x = call.take(x, &mut slot)?;
-    run(call, operation, Arrays::of(x), None, out)
+    let mut slots = slots();
+    let call = Call::with(signature, [(signature.x, Some(x))], [("out", out)], &mut slots)?;
+    run(&call, operation, Arrays::of(call.take(x, &mut slots[0])?), None, out)
 }
 
 /// An array times a number, by any name.
@@ -47,9 +36,11 @@ pub(super) fn scaled<'py>(
     factor: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let call = Call::new(signature, [(signature.x, Some(x)), ("factor", Some(factor)), ("out", out)])?;
+    let mut slots = slots();
+    let others = [("factor", Some(factor)), ("out", out)];
+    let call = Call::with(signature, [(signature.x, Some(x))], others, &mut slots)?;
     let factor = number(call.op, "factor", factor)?;
-    apply(&call, &Scale { factor }, x, out)
+    run(&call, &Scale { factor }, Arrays::of(call.take(x, &mut slots[0])?), None, out)
 }
 
 /// Dropout and residual, by either name.
@@ -60,13 +51,11 @@ pub(super) fn dropped<'py>(
     scale: Option<Object<'_, 'py>>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let arguments =
-        [("x", Some(x)), ("residual", Some(residual)), (mask_name, Some(mask)), ("scale", scale), ("out", out)];
-    let call = Call::new(Signature::new(op), arguments)?;
+    let (mut slots, arrays) = (slots(), [("x", Some(x)), ("residual", Some(residual))]);
+    let others = [(mask_name, Some(mask)), ("scale", scale), ("out", out)];
+    let call = Call::with(Signature::new(op), arrays, others, &mut slots)?;
     let scale = scale.map_or(Ok(1.0), |scale| number(op, "scale", scale))?;
-    let mut slots = slots();
-    let dtype =
-        take_all(op, [("x", Some(x)), ("residual", Some(residual))], &mut slots).map_err(|error| call.blame(error))?;
+    let dtype = take_all(op, arrays, &mut slots).map_err(|error| call.blame(error))?;
     let [Some(x), Some(residual)] = &slots else { return Err(value_error!("{op}: an array is missing")) };
     let mask = take_mask(op, mask_name, mask, dtype).map_err(|error| call.blame(error))?;
     call.look_again()?;
@@ -126,7 +115,7 @@ struct DropoutAdd {
 
 impl DropoutAdd {
     fn mask<'a, T: Element>(&self, inputs: &Inputs<'a>) -> Mask<'a, T> {
-        match inputs.mask {
+        match inputs.mask() {
             Some(mask) if self.selects => Mask::Select(mask.bytes()),
             Some(mask) => Mask::Multiply(mask.matrix()),
             None => Mask::Multiply(crate::Matrix::from(&[])),
@@ -325,8 +314,9 @@ pub(super) fn gelu<'py>(
     approximate: Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let signature = Signature::new("gelu");
-    let call = Call::new(signature, [("x", Some(x)), ("approximate", approximate.object()), ("out", out)])?;
+    let mut slots = slots();
+    let others = [("approximate", approximate.object()), ("out", out)];
+    let call = Call::with(Signature::new("gelu"), [("x", Some(x))], others, &mut slots)?;
     let activation = match approximate {
         Optional::Default => Activation::Gelu,
         Optional::Given(name) if name.eq("none")? => Activation::Gelu,
@@ -335,7 +325,7 @@ pub(super) fn gelu<'py>(
             return Err(value_error!("gelu: approximate must be 'none' or 'tanh', not {}", other.repr()?));
         }
     };
-    apply(&call, &activation, x, out)
+    run(&call, &activation, Arrays::of(call.take(x, &mut slots[0])?), None, out)
 }
 
 /// ``x * factor``, element by element.

@@ -59,14 +59,18 @@ pub(super) fn _info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         features.set_item(string(py, name)?, truth(has))?;
     }
     set("cpu_features", features.into_any())?;
-    set("threads", integer(py, crate::num_threads() as u64)?)?;
-    let source = match crate::thread_source() {
+    let (threads, source) = super::threads::limited(py, || (crate::num_threads(), crate::thread_source()));
+    set("threads", integer(py, threads as u64)?)?;
+    let source = match source {
         ThreadSource::Default => "default",
         ThreadSource::Environment => "environment",
+        ThreadSource::OpenMp => "openmp",
+        ThreadSource::Pool => "pool",
         ThreadSource::Call => "call",
         ThreadSource::Scope => "scope",
     };
     set("threads_from", string(py, source)?)?;
+    set("most_threads", integer(py, crate::parallel::MOST_THREADS as u64)?)?;
     set("cores", integer(py, std::thread::available_parallelism().map_or(1, usize::from) as u64)?)?;
     set("cache", super::memory::cache_info(py)?.into_any())?;
     set("target", string(py, &format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?)?;
@@ -104,13 +108,4 @@ pub(super) fn _record_stop(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
         tuple(py, row.into_iter()).map(Bound::into_any)
     });
     list(py, events)
-}
-
-/// Limits the calling thread to `n` threads, or lifts that limit where `n` is what holds without it.
-#[pyfunction]
-pub(super) fn _limit_threads(n: usize) {
-    crate::parallel::swap_scope(0);
-    if n != crate::num_threads() {
-        crate::parallel::swap_scope(n.max(1));
-    }
 }

@@ -9,7 +9,9 @@ use super::errors::out_of_memory;
 use super::ndarray::{NdArray, Operand, Pins, Target};
 use super::out::Output;
 use super::take::Array;
+use super::threads::limit;
 use crate::trace::{Event, note};
+use crate::with_threads;
 
 /// Work below this many nanoseconds is done without giving up the GIL, which itself costs some 50.
 const KEEP_GIL: f32 = 10_000.0;
@@ -80,7 +82,8 @@ where
 {
     let (py, op) = (output.py(), call.op);
     let releases = nanoseconds >= KEEP_GIL;
-    // Pins are objects, whose making may run the finalisers of others: so they come before the second look.
+    // To look for a limit, and to make pins, which are objects, may run finalisers: so they come before the second look.
+    let threads = limit(py);
     let mut pins = Pins::default();
     if releases {
         inputs.pin(&mut pins)?;
@@ -92,9 +95,9 @@ where
     let operands = inputs.operands(op)?;
     let target = output.target(op)?;
     if releases {
-        released(py, || kernel(operands, target))?;
+        released(py, threads, || kernel(operands, target))?;
     } else {
-        kernel(operands, target)?;
+        with_threads(threads, || kernel(operands, target))?;
     }
     output.finish(op)
 }
@@ -107,27 +110,34 @@ pub(super) fn read<'a, 'py: 'a, I: Inputs<'a, 'py>, R: Send>(
     nanoseconds: f32,
     kernel: impl FnOnce(I::Operands) -> R + Send,
 ) -> PyResult<R> {
-    let op = call.op;
+    let (op, threads) = (call.op, limit(py));
     if nanoseconds < KEEP_GIL {
         call.look_again()?;
-        return Ok(kernel(inputs.operands(op)?));
+        let operands = inputs.operands(op)?;
+        return Ok(with_threads(threads, || kernel(operands)));
     }
     let mut pins = Pins::default();
     inputs.pin(&mut pins)?;
     call.look_again()?;
     let operands = inputs.operands(op)?;
-    Ok(released(py, || kernel(operands)))
+    Ok(released(py, threads, || kernel(operands)))
 }
 
 /// Runs `work` without the GIL.
-fn released<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
+fn released<R: Send>(py: Python<'_>, threads: usize, work: impl FnOnce() -> R + Send) -> R {
     note(|| Event::Released);
-    detach(py, work)
+    detach_with(py, threads, work)
 }
 
 /// Runs `work`, which may use threads, without the GIL.
 pub(super) fn detach<R: Send>(py: Python<'_>, work: impl FnOnce() -> R + Send) -> R {
-    // The first time this reads the environment, which other threads may change where they hold the GIL.
-    crate::num_threads();
-    py.detach(work)
+    detach_with(py, limit(py), work)
+}
+
+fn detach_with<R: Send>(py: Python<'_>, threads: usize, work: impl FnOnce() -> R + Send) -> R {
+    with_threads(threads, || {
+        // The first time this reads the environment, which other threads may change where they hold the GIL.
+        crate::num_threads();
+        py.detach(work)
+    })
 }

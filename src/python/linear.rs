@@ -20,11 +20,11 @@ use super::ndarray::{Block, BlockMut, Kept, NdArray, Operand, Pins, Place};
 use super::out::{Output, Slot};
 use super::strides::Plan;
 use super::take::{Array, Slots, slots, take_all, take_as, take_own};
-use crate::PackedLinear;
 use crate::error::Error;
 use crate::gemm::problem::Residual;
 use crate::math::activation::Activation;
 use crate::ops::linear::Epilogue;
+use crate::{Matrix, MatrixMut, PackedLinear};
 
 /// What one multiplication and addition takes on one core, in nanoseconds, roughly.
 pub(super) const COST: f32 = 0.02;
@@ -58,35 +58,66 @@ impl<F: Fn() -> I, I: Iterator<Item = &'static str>> core::fmt::Display for Quot
     }
 }
 
-/// What is added to a product before its activation.
-#[derive(Clone, Copy)]
-pub(super) enum Added<'a> {
-    Nothing,
-    /// The elements of this block.
-    Block(Block<'a>),
-    /// What the output held before.
-    Out,
-}
-
-impl<'a> Added<'a> {
-    fn residual<T: Element>(&self) -> Residual<'a, T> {
-        match self {
-            Self::Nothing => Residual::None,
-            Self::Out => Residual::Out,
-            Self::Block(block) => Residual::Matrix(block.matrix()),
-        }
-    }
-}
-
-/// Rows of k values that are to become rows of n.
+/// Rows of k values that are to become rows of n. Each array becomes a matrix where its type is known.
 pub(super) struct Rows<'a> {
     pub(super) dtype: Dtype,
-    pub(super) x: Block<'a>,
-    added: Added<'a>,
-    /// The weight and the bias, where they are arguments of the call.
-    weight: Option<Block<'a>>,
-    bias: Option<Block<'a>>,
+    /// x, the residual, the weight, the bias; the last two where they are arguments of the call.
+    operands: [Option<Operand<'a>>; 4],
+    places: Places,
+    /// The residual is what `out` holds.
+    in_place: bool,
     pub(super) out: BlockMut<'a>,
+}
+
+/// Where the rows lie in x and in the residual.
+#[derive(Clone, Copy)]
+enum Places {
+    /// So many rows, of k and of n columns, which are all there is, side by side.
+    Dense(usize, [usize; 2]),
+    Strided([Place; 2]),
+}
+
+/// x and the result of a layer within a stack.
+pub(super) struct InStack<'a> {
+    dtype: Dtype,
+    x: Block<'a>,
+    out: BlockMut<'a>,
+}
+
+impl<'a> Rows<'a> {
+    #[inline]
+    fn block(&self, index: usize) -> Option<Block<'a>> {
+        let operand = self.operands[index]?;
+        Some(match &self.places {
+            &Places::Dense(rows, cols) => operand.dense(rows, cols[index]),
+            Places::Strided(places) => operand.block(places[index]),
+        })
+    }
+
+    #[inline]
+    pub(super) fn x<T: Element>(&self) -> Matrix<'a, T> {
+        self.block(0).map_or(Matrix::from(&[]), |block| block.matrix())
+    }
+
+    /// What is added to the product before its activation.
+    #[inline]
+    fn residual<T: Element>(&self) -> Residual<'a, T> {
+        match self.operands[1] {
+            None => Residual::None,
+            Some(_) if self.in_place => Residual::Out,
+            Some(_) => self.block(1).map_or(Residual::None, |block| Residual::Matrix(block.matrix())),
+        }
+    }
+
+    #[inline]
+    fn weight<T: Element>(&self) -> Matrix<'a, T> {
+        self.operands[2].map_or(Matrix::from(&[]), |weight| weight.matrix().matrix())
+    }
+
+    #[inline]
+    fn bias<T: Element>(&self) -> Option<&'a [T]> {
+        self.operands[3].map(|bias| bias.vector().slice())
+    }
 }
 
 /// What turns rows of k values into rows of n, and what it reads for that beside x and a residual.
@@ -180,24 +211,15 @@ where
     let in_place = output.in_place();
     let (k, n) = (k.unsigned_abs(), n.unsigned_abs());
     let inputs = Arguments { arrays: [Some(&**x), residual.map(|residual| &**residual), weight, bias], layers, py };
-    launch::write(call, inputs, output, rows as f32 * work * COST, move |[x, residual, weight, bias], mut out| {
-        let Some(x) = x else { return Ok(()) };
-        let (weight, bias) = (weight.map(|weight| weight.matrix()), bias.map(|bias| bias.vector()));
-        let added = |place: Option<Place>| match &residual {
-            None => Added::Nothing,
-            Some(_) if in_place => Added::Out,
-            Some(residual) => {
-                Added::Block(place.map_or_else(|| residual.dense(rows, n), |place| residual.block(place)))
-            }
-        };
+    launch::write(call, inputs, output, rows as f32 * work * COST, move |operands, mut out| {
         let Some(plan) = plan else {
-            let (x, out) = (x.dense(rows, k), out.dense(rows, n));
-            return apply(Rows { dtype, x, added: added(None), weight, bias, out });
+            let (places, out) = (Places::Dense(rows, [k, n]), out.dense(rows, n));
+            return apply(Rows { dtype, operands, places, in_place, out });
         };
         for index in 0..plan.blocks() {
             let [place, residual, target] = plan.places(index);
-            let (x, out) = (x.block(Place { cols: k, ..place }), out.block(target));
-            apply(Rows { dtype, x, added: added(Some(residual)), weight, bias, out })?;
+            let (places, out) = (Places::Strided([Place { cols: k, ..place }, residual]), out.block(target));
+            apply(Rows { dtype, operands, places, in_place, out })?;
         }
         Ok(())
     })
@@ -223,11 +245,10 @@ pub(super) fn product<'py>(
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     let op = signature.op;
-    let arguments = [(signature.x, x), (signature.weight, weight), ("bias", bias), ("residual", residual)];
-    let [first, second, third, fourth] = arguments;
-    let call = &Call::new(signature, [first, second, third, fourth, ("out", out)])?;
+    let arrays = [(signature.x, x), (signature.weight, weight), ("bias", bias), ("residual", residual)];
     let mut slots = slots();
-    let dtype = take_all(op, arguments, &mut slots).map_err(|error| call.blame(error))?;
+    let call = &Call::with(signature, arrays, [("out", out)], &mut slots)?;
+    let dtype = take_all(op, arrays, &mut slots).map_err(|error| call.blame(error))?;
     let [x, weight, mut bias, residual] = slots.each_ref().map(Option::as_ref);
     let (Some(x), Some(weight)) = (x, weight) else { return Err(value_error!("{op}: an array is missing")) };
     call.look_again()?;
@@ -254,12 +275,10 @@ pub(super) fn product<'py>(
         bias: bias.map(|bias| &**bias),
         layers: core::iter::empty(),
         apply: |rows: Rows<'_>| {
-            let Some(weight) = rows.weight else { return Ok(()) };
             for_dtype!(rows.dtype, T => {
-                let bias = rows.bias.map(|bias| bias.slice::<T>());
-                let residual = rows.added.residual::<T>();
+                let (bias, residual) = (rows.bias::<T>(), rows.residual::<T>());
                 let epilogue = Epilogue::new().bias(bias).residual(residual).activation(activation);
-                crate::linear(rows.x.matrix::<T>(), weight.matrix::<T>(), epilogue, rows.out.matrix::<T>())
+                crate::linear(rows.x::<T>(), rows.weight::<T>(), epilogue, rows.out.matrix::<T>())
             })
         },
     };
@@ -268,7 +287,7 @@ pub(super) fn product<'py>(
 
 #[cold]
 fn misfit(signature: Signature, x: &[npy_intp], weight: &[npy_intp]) -> PyErr {
-    let Signature { op, x: x_name, weight: weight_name, .. } = signature;
+    let (op, x_name, weight_name) = (signature.op, signature.x, signature.weight);
     let turned = matches!((x.last(), weight), (Some(last), [_, second]) if last == second);
     let (x, weight) = (Shape(x), Shape(weight));
     if turned {
@@ -357,6 +376,9 @@ trait Packed: Send + Sync + core::fmt::Debug {
     /// Computes rows in the dtype of the weight, or in float32 where that is narrower.
     fn forward(&self, rows: Rows<'_>) -> Result<(), Error>;
 
+    /// The same for a layer within a stack.
+    fn forward_in_stack(&self, rows: InStack<'_>) -> Result<(), Error>;
+
     /// Writes the weight as it was before it was packed.
     fn unpack(&self, out: BlockMut<'_>) -> Result<(), Error>;
 }
@@ -388,11 +410,19 @@ impl<W: Element<Acc: Element>> Packed for PackedLinear<'static, W> {
 
     #[inline]
     fn forward(&self, rows: Rows<'_>) -> Result<(), Error> {
-        let Rows { dtype, x, added, out, .. } = rows;
-        if dtype == W::DTYPE {
-            self.forward(x.matrix::<W>(), added.residual::<W>(), out.matrix::<W>())
+        if rows.dtype == W::DTYPE {
+            self.forward(rows.x::<W>(), rows.residual::<W>(), rows.out.matrix::<W>())
         } else {
-            self.forward_wide(x.matrix::<W::Acc>(), added.residual::<W::Acc>(), out.matrix::<W::Acc>())
+            self.forward_wide(rows.x::<W::Acc>(), rows.residual::<W::Acc>(), rows.out.matrix::<W::Acc>())
+        }
+    }
+
+    fn forward_in_stack(&self, rows: InStack<'_>) -> Result<(), Error> {
+        let InStack { dtype, x, out } = rows;
+        if dtype == W::DTYPE {
+            self.forward(x.matrix::<W>(), Residual::None, out.matrix::<W>())
+        } else {
+            self.forward_wide(x.matrix::<W::Acc>(), Residual::None, out.matrix::<W::Acc>())
         }
     }
 
@@ -530,13 +560,8 @@ impl Linear {
     }
 
     /// The layer's results for rows of a type that it [takes](Linear::takes).
-    pub(super) fn forward<T: Element>(
-        &self,
-        x: crate::Matrix<'_, T>,
-        out: crate::MatrixMut<'_, T>,
-    ) -> Result<(), Error> {
-        let (x, out) = (Block::from(x), BlockMut::from(out));
-        self.packed.forward(Rows { dtype: T::DTYPE, x, added: Added::Nothing, weight: None, bias: None, out })
+    pub(super) fn forward<T: Element>(&self, x: Matrix<'_, T>, out: MatrixMut<'_, T>) -> Result<(), Error> {
+        self.packed.forward_in_stack(InStack { dtype: T::DTYPE, x: Block::from(x), out: BlockMut::from(out) })
     }
 
     /// A layer over panels that were packed before, which are used where they lie.
@@ -675,9 +700,9 @@ impl Linear {
         out: Option<Object<'_, 'py>>,
     ) -> Returned<'py> {
         const OP: &str = "Linear";
-        let arguments = [("x", Some(x)), ("residual", residual), ("out", out)];
-        let call = &Call::new(Signature::new(OP), arguments)?;
         let mut slots = slots();
+        let arrays = [("x", Some(x)), ("residual", residual)];
+        let call = &Call::with(Signature::new(OP), arrays, [("out", out)], &mut slots)?;
         let (x, residual) = self.take_inputs(call, x, residual, &mut slots)?;
         let [k, n] = self.shape();
         if x.shape().last() != Some(&k) {

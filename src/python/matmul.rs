@@ -3,7 +3,7 @@
 use numpy::npyffi::npy_intp;
 use pyo3::prelude::*;
 
-use super::call::{Call, Object, Returned, Signature};
+use super::call::{Call, Names, Object, Returned, Signature};
 use super::dims::Dims;
 use super::dtype::for_dtype;
 use super::errors::{Shape, value_error};
@@ -33,9 +33,9 @@ pub(super) fn product<'py>(
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     let op = signature.op;
-    let call = &Call::new(signature, [("a", Some(a)), ("b", Some(b)), ("out", out)])?;
-    let mut slots = slots();
-    let dtype = take_all(op, [("a", Some(a)), ("b", Some(b))], &mut slots).map_err(|error| call.blame(error))?;
+    let (mut slots, arrays) = (slots(), [("a", Some(a)), ("b", Some(b))]);
+    let call = &Call::with(signature, arrays, [("out", out)], &mut slots)?;
+    let dtype = take_all(op, arrays, &mut slots).map_err(|error| call.blame(error))?;
     let [Some(a), Some(b)] = &slots else { return Err(value_error!("{op}: an array is missing")) };
     call.look_again()?;
     signature.check(dtype)?;
@@ -125,17 +125,21 @@ pub(super) fn product<'py>(
     let strides = strides.each_ref().map(|strides| &**strides);
     let mut plan = Plan::rows(&walked, strides, walked.len() - 1, n, 2, item.unsigned_abs())?;
     plan.hold(1)?;
+    let a_cols = a_place.col_stride;
     launch::write(call, [Some(&**a), Some(&**b)], output, work * COST, move |operands, out| {
         let [Some(a), Some(b)] = operands else { return Ok(()) };
-        for_dtype!(dtype, T => crate::matmul_batch(plan.blocks(), |index| {
-            let [first, second, target] = plan.places(index);
-            let a = a.block(Place { cols: k, col_stride: a_place.col_stride, ..first });
-            let b = b.block(Place { offset: second.offset, ..b_place });
-            // SAFETY: different products of a plan have no element of the result in common, as `out` has none twice,
-            // and `matmul_batch` asks for each product again only when it is done with the former block of it.
-            let out = unsafe { out.shared_block(target) };
-            (a.matrix::<T>(), b.matrix::<T>(), out.matrix::<T>())
-        }))
+        let ([a_place, _, place], [a_reach, b_reach, reach]) = (plan.places(0), plan.reach());
+        let a_place = Place { cols: k, col_stride: a_cols, ..a_place };
+        for_dtype!(dtype, T => {
+            let (a, b) = (a.matrices::<T>(a_place, a_reach), b.matrices::<T>(b_place, b_reach));
+            let out = out.matrices::<T>(place, reach);
+            crate::matmul_batch(plan.blocks(), |index| {
+                let [in_a, in_b, in_out] = plan.offsets(index);
+                // SAFETY: different products of a plan have no element of the result in common, as `out` has none twice,
+                // and `matmul_batch` asks for each product again only when it is done with the former matrix of it.
+                (a.at(in_a), b.at(in_b), unsafe { out.at(in_out) })
+            })
+        })
     })
 }
 
@@ -191,5 +195,5 @@ fn broadcast_some(op: &str, a: &[npy_intp], b: &[npy_intp], both: &mut Dims) -> 
 #[pyfunction]
 #[pyo3(signature = (a, b, *, out=None))]
 pub(super) fn matmul<'py>(a: Object<'_, 'py>, b: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
-    product(Signature { x: "a", ..Signature::new("matmul") }, a, b, out)
+    product(Signature::named("matmul", &Names { x: "a", ..Names::USUAL }), a, b, out)
 }

@@ -66,10 +66,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.setattr("_info", wrap_pyfunction!(inspect::_info, module)?)?;
     module.setattr("_record_start", wrap_pyfunction!(inspect::_record_start, module)?)?;
     module.setattr("_record_stop", wrap_pyfunction!(inspect::_record_stop, module)?)?;
-    module.setattr("_limit_threads", wrap_pyfunction!(inspect::_limit_threads, module)?)?;
+    module.setattr("_limit_threads", wrap_pyfunction!(threads::_limit_threads, module)?)?;
     module.setattr("_sequential", wrap_pyfunction!(sequential::_sequential, module)?)?;
     // Made now, as where there is no memory for it later that would be a panic.
     module.setattr("_Memory", module.py().get_type::<memory::Memory>())?;
     module.setattr("_Panels", module.py().get_type::<linear::Panels>())?;
+    module.setattr("_Scope", module.py().get_type::<threads::Scope>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

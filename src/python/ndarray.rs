@@ -9,19 +9,21 @@
 //! it does not reach beyond it.
 
 use std::marker::PhantomData;
-use std::ops::{Deref, Range};
+use std::ops::{Deref, Range, RangeInclusive};
 use std::string::String;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::{ptr, slice};
 
 use numpy::npyffi::{
     self, NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_ENSUREARRAY, NPY_ARRAY_FORCECAST, NPY_ARRAY_NOTSWAPPED,
-    NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE, NPY_TYPES, PY_ARRAY_API, PyArray_Descr, PyArrayObject,
+    NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Descr, PyArrayObject,
     PyArrayObject_fields, npy_intp,
 };
+use pyo3::ffi::PyTypeObject;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
-use super::dims::{Layout, Strides};
+use super::dims::{FEW, Layout, Strides, few};
 use super::dtype::{Dtype, Element};
 use super::errors::{Shape, text, value_error};
 use crate::view::{Matrix, MatrixMut};
@@ -263,6 +265,25 @@ fn dims(fields: &PyArrayObject_fields) -> (&[npy_intp], &[npy_intp]) {
     unsafe { (slice::from_raw_parts(fields.dimensions, ndim), slice::from_raw_parts(fields.strides, ndim)) }
 }
 
+/// NumPy's type of arrays, once it was asked for: through its table of functions it takes longer to find.
+static ARRAY_TYPE: AtomicPtr<PyTypeObject> = AtomicPtr::new(ptr::null_mut());
+
+/// Whether the object is an array and of no subclass.
+#[inline(always)]
+pub(super) fn is_exact(object: &Bound<'_, PyAny>) -> bool {
+    let known = ARRAY_TYPE.load(Ordering::Relaxed);
+    let array = if known.is_null() { find_array_type(object.py()) } else { known };
+    ptr::eq(object.get_type_ptr(), array)
+}
+
+#[cold]
+fn find_array_type(py: Python<'_>) -> *mut PyTypeObject {
+    // SAFETY: NumPy is there: its table was read when the module was made.
+    let array = unsafe { npyffi::get_type_object(py, NpyTypes::PyArray_Type) };
+    ARRAY_TYPE.store(array, Ordering::Relaxed);
+    array
+}
+
 /// A NumPy array and what was seen of it.
 #[derive(Debug)]
 pub(super) struct NdArray<'py> {
@@ -281,15 +302,27 @@ impl Deref for NdArray<'_> {
     }
 }
 
-impl<'py> NdArray<'py> {
-    /// The object where it is what most are: no subclass, one of NumPy's own float dtypes, native, aligned, in C order, of
-    /// few dimensions. It is made of loads alone, so that it can be made where it stays: to move an array costs more than
-    /// to look at it.
+/// What was seen of an array that is what most are: no subclass, one of NumPy's own float dtypes, native, aligned, in C
+/// order, of few dimensions. Numbers alone, so that an [`NdArray`] can be made of them where it stays: to move one costs
+/// more than to look at the array.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usual {
+    pub(super) dtype: Dtype,
+    data: *mut u8,
+    ndim: u8,
+    shape: [npy_intp; FEW],
+    len: usize,
+    descr: *mut PyArray_Descr,
+    type_num: i32,
+    flags: i32,
+}
+
+impl Usual {
+    /// The object where it is such an array.
     #[inline(always)]
-    pub(super) fn usual(name: &'static str, object: &Bound<'py, PyAny>) -> Option<Self> {
+    pub(super) fn of(object: &Bound<'_, PyAny>) -> Option<Self> {
         const FLAGS: i32 = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED;
-        // SAFETY: the object is alive.
-        if unsafe { npyffi::PyArray_CheckExact(object.py(), object.as_ptr()) } == 0 {
+        if !is_exact(object) {
             return None;
         }
         let fields = fields(object);
@@ -299,10 +332,8 @@ impl<'py> NdArray<'py> {
         if flags & FLAGS != FLAGS || !native {
             return None;
         }
-        let (layout, len) = Layout::dense(dims(fields).0)?;
-        let (itemsize, dtype, kind) = (dtype.size() as u32, Some(dtype), b'f');
-        let seen = Snapshot { data, layout, len, itemsize, descr, type_num, flags, dtype, kind, native };
-        Some(Self { object: object.clone(), seen, name })
+        let (ndim, shape, len) = few(dims(fields).0)?;
+        Some(Self { dtype, data, ndim, shape, len, descr, type_num, flags })
     }
 
     /// A new array in C order that NumPy or this package has just made.
@@ -311,22 +342,52 @@ impl<'py> NdArray<'py> {
     ///
     /// `object` is such an array of this dtype and shape, native, aligned and writeable; nobody else has seen it.
     #[inline(always)]
-    pub(super) unsafe fn made(object: Bound<'py, PyAny>, dtype: Dtype, shape: &[npy_intp]) -> Option<Self> {
-        let (layout, len) = Layout::dense(shape)?;
-        let fields = fields(&object);
+    pub(super) unsafe fn made(object: &Bound<'_, PyAny>, dtype: Dtype, shape: &[npy_intp]) -> Option<Self> {
+        let (ndim, shape, len) = few(shape)?;
+        let fields = fields(object);
         let (data, descr, flags) = (fields.data.cast(), fields.descr, fields.flags);
         // SAFETY: the descriptor of a live array, read while no foreign code runs.
         let type_num = unsafe { type_num(descr) };
-        let (itemsize, dtype, kind, native) = (dtype.size() as u32, Some(dtype), b'f', true);
-        let seen = Snapshot { data, layout, len, itemsize, descr, type_num, flags, dtype, kind, native };
-        Some(Self { object, seen, name: "out" })
+        Some(Self { dtype, data, ndim, shape, len, descr, type_num, flags })
     }
 
+    #[inline]
+    pub(super) fn shape(&self) -> &[npy_intp] {
+        &self.shape[..usize::from(self.ndim).min(FEW)]
+    }
+
+    #[inline]
+    pub(super) fn is_writeable(&self) -> bool {
+        self.flags & NPY_ARRAY_WRITEABLE != 0
+    }
+
+    /// The array in which this was seen.
+    #[inline(always)]
+    pub(super) fn array<'py>(self, name: &'static str, object: Bound<'py, PyAny>) -> NdArray<'py> {
+        let Self { dtype, data, ndim, shape, len, descr, type_num, flags } = self;
+        NdArray {
+            object,
+            seen: Snapshot {
+                data,
+                layout: Layout::Dense { ndim, shape },
+                len,
+                itemsize: dtype.size() as u32,
+                descr,
+                type_num,
+                flags,
+                dtype: Some(dtype),
+                kind: b'f',
+                native: true,
+            },
+            name,
+        }
+    }
+}
+
+impl<'py> NdArray<'py> {
     /// The object where it is an array and not of a subclass.
     pub(super) fn exact(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
-        // SAFETY: the object is alive.
-        let exact = unsafe { npyffi::PyArray_CheckExact(object.py(), object.as_ptr()) } != 0;
-        if exact { Self::of(name, object.clone()).map(Some) } else { Ok(None) }
+        if is_exact(object) { Self::of(name, object.clone()).map(Some) } else { Ok(None) }
     }
 
     /// The object where its type is that of arrays or a subclass; its `__class__` is not asked.
@@ -471,8 +532,7 @@ impl<'py> NdArray<'py> {
     /// number does not fit the type that it is rounded to: those who round some arrays pin the others.
     #[inline(always)]
     pub(super) fn is_inert(object: &Bound<'_, PyAny>) -> bool {
-        // SAFETY: the object is alive.
-        if unsafe { npyffi::PyArray_CheckExact(object.py(), object.as_ptr()) } != 0 {
+        if is_exact(object) {
             let descr = fields(object).descr;
             // SAFETY: the descriptor of a live array, read while no foreign code runs.
             return unsafe { Dtype::builtin(descr).is_some() || Dtype::is_simple(descr) };
@@ -588,6 +648,21 @@ impl<'a> Operand<'a> {
     /// Whether each of these places lies in the array.
     #[inline]
     fn holds(self, place: &Place) -> bool {
+        // Most places: numbers of which no product overflows, none of them negative, in an array that begins with the first.
+        const SMALL: usize = 1 << (usize::BITS / 2 - 1);
+        let (down, across) = (place.rows.wrapping_sub(1), place.cols.wrapping_sub(1));
+        let (offset, row_stride, col_stride) =
+            (place.offset.cast_unsigned(), place.row_stride.cast_unsigned(), place.col_stride.cast_unsigned());
+        if (down | across | offset | row_stride | col_stride) < SMALL && self.seen.is_c_contiguous() {
+            let last = offset + down * row_stride + across * col_stride;
+            return last + self.seen.itemsize() <= self.seen.len() * self.seen.itemsize();
+        }
+        self.holds_any(place)
+    }
+
+    /// The same, whatever the numbers are.
+    #[inline(never)]
+    fn holds_any(self, place: &Place) -> bool {
         let reach = |count: usize, stride: isize| count.checked_sub(1)?.cast_signed().checked_mul(stride);
         let within = || {
             let (down, across) = (reach(place.rows, place.row_stride)?, reach(place.cols, place.col_stride)?);
@@ -598,6 +673,16 @@ impl<'a> Operand<'a> {
             Some(low >= all.start && end <= all.end)
         };
         within().unwrap_or(false)
+    }
+
+    /// Matrices of one form at many places of the array, which `offsets` spans; see [`Matrices`].
+    pub(super) fn matrices<T: Element>(self, place: Place, offsets: RangeInclusive<isize>) -> Matrices<'a, T> {
+        let ends = [*offsets.start(), *offsets.end()].map(|offset| self.block(Place { offset, ..place }));
+        let [first, last] = ends.each_ref().map(Block::matrix::<T>);
+        // What lies between two places of the array lies in it too.
+        let fits = first.shape() == last.shape();
+        debug_assert!(fits, "matrices of two forms at the ends of their range");
+        Matrices { first: if fits { first } else { Matrix::from(&[]) }, offsets }
     }
 
     /// A dense array as so many rows and columns.
@@ -762,6 +847,60 @@ impl<'a> Block<'a> {
     }
 }
 
+/// Matrices of one form in an array, each given by where it begins: they were looked at once for all of them, since there may
+/// be many and small ones.
+#[derive(Clone, Debug)]
+pub(super) struct Matrices<'a, T> {
+    /// The one that begins before all others.
+    first: Matrix<'a, T>,
+    /// Where they begin, in bytes.
+    offsets: RangeInclusive<isize>,
+}
+
+impl<'a, T: Element> Matrices<'a, T> {
+    /// How far from the first one a place is, in elements; nowhere, which is a bug, where it is not among them.
+    #[inline]
+    fn step(&self, offset: isize) -> Option<isize> {
+        let (bytes, item) = (offset.wrapping_sub(*self.offsets.start()), size_of::<T>().cast_signed());
+        let found = self.offsets.contains(&offset) && bytes % item == 0;
+        debug_assert!(found || self.first.shape() == (0, 0), "a matrix at {offset}, beside {:?}", self.offsets);
+        found.then_some(bytes / item)
+    }
+
+    /// The matrix that begins at this offset, one of the range.
+    #[inline]
+    pub(super) fn at(&self, offset: isize) -> Matrix<'a, T> {
+        let Some(step) = self.step(offset) else { return Matrix::from(&[]) };
+        let (rows, cols) = self.first.shape();
+        // SAFETY: both the first and the last of these matrices lie in the array, as `Operand::matrices` saw, so this one,
+        // which begins between them, does. It is a whole number of elements away, so that it is aligned.
+        unsafe {
+            let start = self.first.as_ptr().wrapping_offset(step);
+            Matrix::from_raw_parts(start, rows, cols, self.first.row_stride(), self.first.col_stride())
+        }
+    }
+}
+
+/// [`Matrices`] that a kernel may write during `'a`.
+#[derive(Debug)]
+pub(super) struct MatricesMut<'a, T>(Matrices<'a, T>);
+
+impl<'a, T: Element> MatricesMut<'a, T> {
+    /// The matrix that begins at this offset, one of the range.
+    ///
+    /// # Safety
+    ///
+    /// Of matrices that exist at the same time, only one reads or writes an element that they have in common.
+    #[inline]
+    pub(super) unsafe fn at(&self, offset: isize) -> MatrixMut<'a, T> {
+        let matrix = self.0.at(offset);
+        let (rows, cols) = matrix.shape();
+        // SAFETY: the elements are those of `matrix`, and by the promises of `Target` a kernel may write them; the caller
+        // sees that it does so through one matrix. `Target::matrices` saw that rows are contiguous and do not overlap.
+        unsafe { MatrixMut::from_raw_parts(matrix.as_ptr().cast_mut(), rows, cols, matrix.row_stride().unsigned_abs()) }
+    }
+}
+
 /// An array that was looked at twice, to be written by a kernel.
 #[derive(Debug)]
 pub(super) struct Target<'a>(Operand<'a>);
@@ -809,14 +948,14 @@ impl<'a> Target<'a> {
         BlockMut(self.0.dense(rows, cols))
     }
 
-    /// Blocks for several threads at once.
-    ///
-    /// # Safety
-    ///
-    /// Of blocks that exist at the same time, only one reads or writes an element that they have in common.
-    #[inline]
-    pub(super) unsafe fn shared_block(&self, place: Place) -> BlockMut<'a> {
-        BlockMut(self.0.block(place))
+    /// Matrices of one form at many places, for several threads at once; see [`Operand::matrices`].
+    pub(super) fn matrices<T: Element>(self, place: Place, offsets: RangeInclusive<isize>) -> MatricesMut<'a, T> {
+        let start = *offsets.start();
+        // Where the first could not be written as rows of its type, which is a bug, none can.
+        let fits =
+            BlockMut(self.0.block(Place { offset: start, ..place })).matrix::<T>().shape() == (place.rows, place.cols);
+        let none = Matrices { first: Matrix::from(&[]), offsets: start..=start };
+        MatricesMut(if fits { self.0.matrices(place, offsets) } else { none })
     }
 }
 

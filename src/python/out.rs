@@ -13,7 +13,7 @@ use super::dims::Dims;
 use super::dtype::Dtype;
 use super::errors::{Shape, out_of_memory, type_error, type_name, value_error, wrong_dtype};
 use super::memory;
-use super::ndarray::{NdArray, Pins, Snapshot, Target, meet};
+use super::ndarray::{NdArray, Pins, Snapshot, Target, Usual, meet};
 use super::take::{Array, refuse_masked};
 use crate::trace::{Event, note};
 
@@ -43,8 +43,8 @@ impl<'a, 'py> Output<'a, 'py> {
     pub(super) fn fresh(slot: &'a mut Slot<'py>, py: Python<'py>, dtype: Dtype, shape: &[npy_intp]) -> PyResult<Self> {
         let object = allocate(py, dtype, shape, None)?;
         // SAFETY: just made.
-        let array = match unsafe { NdArray::made(object.clone(), dtype, shape) } {
-            Some(array) => slot.array.insert(array),
+        let array = match unsafe { Usual::made(&object, dtype, shape) } {
+            Some(seen) => slot.array.insert(seen.array("out", object)),
             None => NdArray::put("out", object, &mut slot.array)?,
         };
         Ok(Self { array, copied_to: &mut slot.caller, in_place: false, given: false })
@@ -77,7 +77,7 @@ impl<'a, 'py> Output<'a, 'py> {
     ) -> PyResult<Self> {
         // Before anything is said of an `out` that was changed meanwhile.
         call.look_again()?;
-        let array = check(call.op, out, dtype, shape)?;
+        let array = check(call.op, out, dtype, shape, &mut slot.array)?;
         let extent = array.extent();
         let mut same = false;
         let mut overlaps = also_read.into_iter().any(|read| meet(&extent, &read));
@@ -91,13 +91,13 @@ impl<'a, 'py> Output<'a, 'py> {
                 }
             }
         }
-        let straight = has_unit_stride(&array, unit) && array.is_plain();
+        let straight = has_unit_stride(array, unit) && array.is_plain();
         let in_place = same && straight && !overlaps;
         note(|| Event::Result {
             place: if in_place { "in place" } else { "out" },
             bytes: array.len() * array.itemsize(),
         });
-        let output = Self { array: slot.array.insert(array), copied_to: &mut slot.caller, in_place, given: true };
+        let output = Self { array, copied_to: &mut slot.caller, in_place, given: true };
         if straight && !overlaps {
             return Ok(output);
         }
@@ -298,14 +298,24 @@ fn dense_strides(shape: &[npy_intp], axes: impl DoubleEndedIterator<Item = usize
 }
 
 /// Sees that `out` can take a result, before anything is written.
-fn check<'py>(op: &str, out: &Bound<'py, PyAny>, dtype: Dtype, shape: &[npy_intp]) -> PyResult<NdArray<'py>> {
-    if let Some(array) = NdArray::usual("out", out)
-        && array.is_writeable()
-        && array.float() == Some(dtype)
-        && array.shape() == shape
-    {
-        return Ok(array);
+#[inline(always)]
+fn check<'a, 'py>(
+    op: &str,
+    out: &Bound<'py, PyAny>,
+    dtype: Dtype,
+    shape: &[npy_intp],
+    slot: &'a mut Option<NdArray<'py>>,
+) -> PyResult<&'a mut NdArray<'py>> {
+    match Usual::of(out) {
+        Some(seen) if seen.is_writeable() && seen.dtype == dtype && seen.shape() == shape => {
+            Ok(slot.insert(seen.array("out", out.clone())))
+        }
+        _ => Ok(slot.insert(check_other(op, out, dtype, shape)?)),
     }
+}
+
+#[cold]
+fn check_other<'py>(op: &str, out: &Bound<'py, PyAny>, dtype: Dtype, shape: &[npy_intp]) -> PyResult<NdArray<'py>> {
     let Some(array) = NdArray::any("out", out)? else {
         return Err(type_error!("{op}: out must be a numpy.ndarray, not {}", type_name(out)));
     };

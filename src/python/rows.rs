@@ -22,9 +22,10 @@ pub(super) fn rowwise<'py, O: Operation>(
     axis: &Optional<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let call = Call::new(signature, [(signature.x, Some(x)), ("axis", axis.object()), ("out", out)])?;
-    let mut slot = None;
-    let x = call.take(x, &mut slot)?;
+    let mut slots = slots();
+    let others = [("axis", axis.object()), ("out", out)];
+    let call = Call::with(signature, [(signature.x, Some(x))], others, &mut slots)?;
+    let x = call.take(x, &mut slots[0])?;
     let axis = axis_of(call.op, axis, x.ndim())?;
     run(&call, operation, Arrays::of(x), Some(axis), out)
 }
@@ -39,22 +40,12 @@ pub(super) fn normalise<'py, O: Operation>(
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     let op = signature.op;
-    let call = Call::new(
-        signature,
-        [
-            (signature.x, x),
-            ("weight", weight),
-            ("bias", bias),
-            ("residual", residual),
-            ("eps", eps.object()),
-            ("axis", axis.object()),
-            ("out", out),
-        ],
-    )?;
-    let operation = operation(eps.number(op, "eps", usual_eps)?);
-    let arguments = [(signature.x, x), ("weight", weight), ("bias", bias), ("residual", residual)];
+    let arrays = [(signature.x, x), ("weight", weight), ("bias", bias), ("residual", residual)];
+    let others = [("eps", eps.object()), ("axis", axis.object()), ("out", out)];
     let mut slots = slots();
-    let dtype = take_all(op, arguments, &mut slots).map_err(|error| call.blame(error))?;
+    let call = Call::with(signature, arrays, others, &mut slots)?;
+    let operation = operation(eps.number(op, "eps", usual_eps)?);
+    let dtype = take_all(op, arrays, &mut slots).map_err(|error| call.blame(error))?;
     call.look_again()?;
     signature.check(dtype)?;
     let [x, weight, bias, residual] = slots.each_ref().map(Option::as_ref);

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use super::call::{Call, Object, Returned};
 use super::dtype::{Dtype, Element, for_dtype};
 use super::launch;
-use super::ndarray::{Block, BlockMut, NdArray};
+use super::ndarray::{Block, BlockMut, NdArray, Operand, Place};
 use super::out::{Output, Slot};
 use super::strides::Plan;
 use super::take::Array;
@@ -33,35 +33,59 @@ impl<'a, 'py> Arrays<'a, 'py> {
 }
 
 /// What an operation reads for one block of the result.
-#[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
-    x: Block<'a>,
-    residual: Option<Block<'a>>,
-    pub(super) mask: Option<Block<'a>>,
-    weight: Option<Block<'a>>,
-    bias: Option<Block<'a>>,
+    /// x, the residual, the mask, the weight, the bias.
+    operands: [Option<Operand<'a>>; 5],
+    places: Places,
+}
+
+/// Where the block lies in x, the residual and the mask.
+enum Places {
+    /// So many rows and columns, which are all there is, side by side.
+    Dense(usize, usize),
+    Strided([Place; 3]),
 }
 
 impl<'a> Inputs<'a> {
     #[inline]
+    fn block(&self, index: usize) -> Option<Block<'a>> {
+        let operand = self.operands[index]?;
+        Some(match &self.places {
+            &Places::Dense(rows, cols) => operand.dense(rows, cols),
+            Places::Strided(places) => operand.block(places[index]),
+        })
+    }
+
+    #[inline(never)]
+    fn matrix<T: Element>(&self, index: usize) -> Matrix<'a, T> {
+        self.block(index).map_or(Matrix::from(&[]), |block| block.matrix())
+    }
+
+    #[inline]
     pub(super) fn x<T: Element>(&self) -> Matrix<'a, T> {
-        self.x.matrix()
+        self.matrix(0)
     }
 
     /// The residual of an operation that has one.
     #[inline]
     pub(super) fn residual<T: Element>(&self) -> Matrix<'a, T> {
-        self.residual.map_or(Matrix::from(&[]), |residual| residual.matrix())
+        self.matrix(1)
+    }
+
+    /// The mask of an operation that has one.
+    #[inline]
+    pub(super) fn mask(&self) -> Option<Block<'a>> {
+        self.block(2)
     }
 
     #[inline]
     pub(super) fn weight<T: Element>(&self) -> Option<&'a [T]> {
-        self.weight.map(|weight| weight.slice())
+        self.operands[3].map(|weight| weight.vector().slice())
     }
 
     #[inline]
     pub(super) fn bias<T: Element>(&self) -> Option<&'a [T]> {
-        self.bias.map(|bias| bias.slice())
+        self.operands[4].map(|bias| bias.vector().slice())
     }
 }
 
@@ -132,15 +156,8 @@ pub(super) fn run<'py>(
         None => len,
     };
     let rows = len / cols;
-    launch::write(call, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
-        let Some(x) = x else { return Ok(()) };
-        let inputs = Inputs {
-            x: x.dense(rows, cols),
-            residual: residual.map(|residual| residual.dense(rows, cols)),
-            mask: mask.map(|mask| mask.dense(rows, cols)),
-            weight: weight.map(|weight| weight.vector()),
-            bias: bias.map(|bias| bias.vector()),
-        };
+    launch::write(call, inputs, output, nanoseconds, move |operands, mut out| {
+        let inputs = Inputs { operands, places: Places::Dense(rows, cols) };
         operation.on_block(dtype, &inputs, out.dense(rows, cols), in_place)
     })
 }
@@ -158,15 +175,10 @@ fn scattered<'py>(
     let Arrays { x, residual, mask, weight, bias } = arrays;
     let (dtype, in_place, plan) = (x.dtype(), output.in_place(), plan(arrays, &output, axis)?);
     let inputs = [Some(&**x), residual, mask, weight, bias];
-    launch::write(call, inputs, output, nanoseconds, move |[x, residual, mask, weight, bias], mut out| {
-        let Some(x) = x else { return Ok(()) };
-        let weight = weight.map(|weight| weight.vector());
-        let bias = bias.map(|bias| bias.vector());
+    launch::write(call, inputs, output, nanoseconds, move |operands, mut out| {
         for index in 0..plan.blocks() {
             let [first, second, third, target] = plan.places(index);
-            let residual = residual.map(|residual| residual.block(second));
-            let mask = mask.map(|mask| mask.block(third));
-            let inputs = Inputs { x: x.block(first), residual, mask, weight, bias };
+            let inputs = Inputs { operands, places: Places::Strided([first, second, third]) };
             operation.on_block(dtype, &inputs, out.block(target), in_place)?;
         }
         Ok::<(), Error>(())

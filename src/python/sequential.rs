@@ -14,7 +14,6 @@ use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error, wrong_shape};
 use super::linear::{self, Linear, Quoted, Rows, Transform};
 use super::list::{boxed, float, list, string, tuple};
-use super::ndarray::{Block, BlockMut};
 use super::rows::{LayerNorm, LogSoftmax, RmsNorm, Softmax};
 use super::same_shape::{Arrays, run};
 use super::take::{Array, slots, take, take_all, take_as, take_own};
@@ -240,11 +239,11 @@ impl RowOperation {
     #[pyo3(signature = (x, out=None))]
     fn __call__<'py>(&self, x: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
         let op = self.kind.name();
-        let call = &Call::new(Signature::new(op), [("x", Some(x)), ("out", out)])?;
-        let mut slot = None;
+        let mut slots = slots();
+        let call = &Call::with(Signature::new(op), [("x", Some(x))], [("out", out)], &mut slots)?;
         let x = match self.own {
-            Some((own, _)) => take_as(op, "x", x, own, &mut slot).map_err(|error| call.blame(error))?,
-            None => take(op, "x", x, &mut slot)?,
+            Some((own, _)) => take_as(op, "x", x, own, &mut slots[0]).map_err(|error| call.blame(error))?,
+            None => take(op, "x", x, &mut slots[0])?,
         };
         call.look_again()?;
         let axis = x.ndim().saturating_sub(1);
@@ -517,12 +516,12 @@ impl<T: Element> stack::Layer<T> for Shared {
 
 /// A stack for rows of some dtype.
 trait Stack: Send + Sync + core::fmt::Debug {
-    fn forward(&self, x: Block<'_>, out: BlockMut<'_>) -> Result<(), Error>;
+    fn forward(&self, rows: Rows<'_>) -> Result<(), Error>;
 }
 
 impl<T: Element> Stack for stack::Sequential<'static, T> {
-    fn forward(&self, x: Block<'_>, out: BlockMut<'_>) -> Result<(), Error> {
-        self.forward(x.matrix::<T>(), out.matrix::<T>())
+    fn forward(&self, rows: Rows<'_>) -> Result<(), Error> {
+        self.forward(rows.x::<T>(), rows.out.matrix::<T>())
     }
 }
 
@@ -717,11 +716,11 @@ impl Sequential {
     #[pyo3(signature = (x, out=None))]
     fn __call__<'py>(&self, x: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
         const OP: &str = "Sequential";
-        let call = &Call::new(Signature::new(OP), [("x", Some(x)), ("out", out)])?;
-        let mut slot = None;
+        let mut slots = slots();
+        let call = &Call::with(Signature::new(OP), [("x", Some(x))], [("out", out)], &mut slots)?;
         let x = match self.dtype {
-            Some(dtype) => take_as(OP, "x", x, dtype, &mut slot).map_err(|error| call.blame(error))?,
-            None => take(OP, "x", x, &mut slot)?,
+            Some(dtype) => take_as(OP, "x", x, dtype, &mut slots[0]).map_err(|error| call.blame(error))?,
+            None => take(OP, "x", x, &mut slots[0])?,
         };
         call.look_again()?;
         let Some(stack) = self.stack(x.dtype()) else {
@@ -746,7 +745,7 @@ impl Sequential {
             weight: None,
             bias: None,
             layers: self.linears(),
-            apply: |rows: Rows<'_>| stack.forward(rows.x, rows.out),
+            apply: |rows: Rows<'_>| stack.forward(rows),
         };
         linear::run(call, transform, x, None, out)
     }

@@ -1,6 +1,7 @@
 //! How an n-dimensional call is cut into calls on matrices: strides are merged where they allow it, and what is left is
 //! a loop over blocks. Nothing is copied here, and no array is looked into.
 
+use std::ops::RangeInclusive;
 use std::vec::Vec;
 
 use numpy::npyffi::npy_intp;
@@ -93,6 +94,23 @@ impl<const N: usize> Plan<N> {
     /// Where each operand's part of a block lies. Different blocks have no element of the output in common.
     #[inline]
     pub(super) fn places(&self, block: usize) -> [Place; N] {
+        let mut places = [Place { rows: self.rows.len, cols: self.cols.len, ..Place::default() }; N];
+        for (operand, (place, offset)) in places.iter_mut().zip(self.offsets(block)).enumerate() {
+            place.offset = offset;
+            place.row_stride = self.rows.strides[operand];
+            place.col_stride = self.cols.strides[operand];
+        }
+        places
+    }
+
+    /// Between which offsets each operand's parts of all blocks begin.
+    pub(super) fn reach(&self) -> [RangeInclusive<isize>; N] {
+        core::array::from_fn(|operand| reach(self.outer.iter().map(|dim| (dim.len, dim.strides[operand]))))
+    }
+
+    /// Where each operand's part of a block begins. All else of its [`Place`] is the same for all blocks.
+    #[inline]
+    pub(super) fn offsets(&self, block: usize) -> [isize; N] {
         let mut rest = block;
         let mut offsets = [0_isize; N];
         let mut go = |index: usize, dim: &Dim<N>| {
@@ -108,14 +126,19 @@ impl<const N: usize> Plan<N> {
             }
             go(rest, outermost);
         }
-        let mut places = [Place { rows: self.rows.len, cols: self.cols.len, ..Place::default() }; N];
-        for (operand, place) in places.iter_mut().enumerate() {
-            place.offset = offsets[operand];
-            place.row_stride = self.rows.strides[operand];
-            place.col_stride = self.cols.strides[operand];
-        }
-        places
+        offsets
     }
+}
+
+/// Between which offsets all elements of these dimensions begin, given their lengths and strides.
+pub(super) fn reach(dims: impl Iterator<Item = (usize, isize)>) -> RangeInclusive<isize> {
+    let (mut least, mut most) = (0_isize, 0_isize);
+    for (len, stride) in dims {
+        let last = len.saturating_sub(1).cast_signed().wrapping_mul(stride);
+        let end = if last < 0 { &mut least } else { &mut most };
+        *end = end.wrapping_add(last);
+    }
+    least..=most
 }
 
 /// The dimensions of more than one element, but for one axis.

@@ -12,7 +12,7 @@ use pyo3::types::{PyBool, PyComplex, PyFloat, PyInt, PyList, PyRange, PyTuple, P
 
 use super::dtype::{Dtype, FLOATS};
 use super::errors::{Shape, type_error, type_name, wrong_dtype};
-use super::ndarray::{NdArray, Pins};
+use super::ndarray::{NdArray, Pins, Usual, is_exact};
 use crate::trace::{Event, note};
 
 /// A NumPy array of a float dtype, native, aligned, its strides whole numbers of elements.
@@ -32,14 +32,12 @@ impl<'py> Deref for Array<'py> {
 }
 
 impl<'py> Array<'py> {
-    /// Puts the object into `slot` where it is such an array already; see [`NdArray::usual`].
+    /// Puts the object into `slot` where it is such an array already; see [`Usual`].
     #[inline(always)]
-    fn put(slot: &mut Option<Self>, name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<()> {
-        match NdArray::usual(name, object) {
-            Some(array) => {
-                if let Some(dtype) = array.float() {
-                    *slot = Some(Self { array, dtype });
-                }
+    pub(super) fn put(slot: &mut Option<Self>, name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<()> {
+        match Usual::of(object) {
+            Some(seen) => {
+                *slot = Some(Self { dtype: seen.dtype, array: seen.array(name, object.clone()) });
                 Ok(())
             }
             None => Self::put_other(slot, name, object),
@@ -103,7 +101,8 @@ impl<'py> Array<'py> {
     }
 }
 
-/// Takes one argument that must be an array of floats; what brings no float dtype becomes float64.
+/// Takes one argument that must be an array of floats, if it is not in its slot yet; what brings no float dtype becomes
+/// float64.
 #[inline(always)]
 pub(super) fn take<'a, 'py>(
     op: &str,
@@ -111,9 +110,11 @@ pub(super) fn take<'a, 'py>(
     object: &Bound<'py, PyAny>,
     slot: &'a mut Option<Array<'py>>,
 ) -> PyResult<&'a Array<'py>> {
-    Array::put(slot, name, object)?;
     if slot.is_none() {
-        convert_one(op, name, object, slot)?;
+        Array::put(slot, name, object)?;
+        if slot.is_none() {
+            convert_one(op, name, object, slot)?;
+        }
     }
     slot.as_ref().ok_or_else(|| missing(op, name))
 }
@@ -148,7 +149,7 @@ pub(super) const fn slots<'py, const N: usize>() -> Slots<'py, N> {
     [const { None }; N]
 }
 
-/// Takes all array arguments of a call, which share one dtype. The first is there.
+/// Takes all array arguments of a call that are not in their slots yet; they share one dtype. The first is there.
 #[inline]
 pub(super) fn take_all<'py, const N: usize>(
     op: &str,
@@ -159,7 +160,9 @@ pub(super) fn take_all<'py, const N: usize>(
     let mut ready = true;
     for (slot, &(name, object)) in slots.iter_mut().zip(&arguments) {
         if let Some(object) = object {
-            Array::put(slot, name, object)?;
+            if slot.is_none() {
+                Array::put(slot, name, object)?;
+            }
             let dtype = slot.as_ref().map(Array::dtype);
             ready &= dtype.is_some() && (common.is_none() || common == dtype);
             common = common.or(dtype);
@@ -186,7 +189,9 @@ pub(super) fn take_as<'a, 'py>(
     dtype: Dtype,
     slot: &'a mut Option<Array<'py>>,
 ) -> PyResult<&'a Array<'py>> {
-    Array::put(slot, name, object)?;
+    if slot.is_none() {
+        Array::put(slot, name, object)?;
+    }
     if slot.is_none() {
         let candidate = Candidate::new(op, name, name, object)?;
         let dtype = candidate.array.float().filter(|_| candidate.strong).unwrap_or(dtype);
@@ -341,6 +346,10 @@ fn as_ndarray<'py>(
         array => array?,
     };
     if literal {
+        // Objects are refused, and may hold themselves: all else is as deep as it has dimensions.
+        if array.kind() != b'O' {
+            refuse_masked_within(op, shown, object, array.ndim())?;
+        }
         let bytes = || array.len() * array.itemsize();
         note(|| Event::Copy { what: format!("{shown}, from a {}", type_name(object)), bytes: bytes() });
     }
@@ -367,8 +376,7 @@ fn from_any<'py>(name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<NdA
 
 /// A masked array would lose its mask without a word. Its type is asked, not its `__class__`.
 pub(super) fn refuse_masked(op: &str, name: &str, object: &Bound<'_, PyAny>) -> PyResult<()> {
-    // SAFETY: the object is alive.
-    if unsafe { npyffi::PyArray_CheckExact(object.py(), object.as_ptr()) } != 0 {
+    if is_exact(object) {
         return Ok(());
     }
     let masked = object.py().import("numpy.ma")?.getattr("MaskedArray")?.cast_into::<PyType>()?;
@@ -379,6 +387,28 @@ pub(super) fn refuse_masked(op: &str, name: &str, object: &Bound<'_, PyAny>) -> 
         ));
     }
     Ok(())
+}
+
+/// The same for what lists and tuples hold, so deep: NumPy makes an array of their data alone.
+fn refuse_masked_within(op: &str, name: &str, object: &Bound<'_, PyAny>, depth: usize) -> PyResult<()> {
+    let check = |item: Bound<'_, PyAny>| {
+        // Most are numbers, and are passed by at the first look.
+        if depth == 0 || item.is_exact_instance_of::<PyFloat>() || item.is_exact_instance_of::<PyInt>() {
+            return Ok(());
+        }
+        // SAFETY: the object is alive.
+        if unsafe { npyffi::PyArray_Check(item.py(), item.as_ptr()) } != 0 {
+            return refuse_masked(op, name, &item);
+        }
+        refuse_masked_within(op, name, &item, depth - 1)
+    };
+    if let Ok(list) = object.cast::<PyList>() {
+        list.iter().try_for_each(check)
+    } else if let Ok(tuple) = object.cast::<PyTuple>() {
+        tuple.iter().try_for_each(check)
+    } else {
+        Ok(())
+    }
 }
 
 /// A mask: numbers of the call's dtype that multiply, or one byte an element that selects.

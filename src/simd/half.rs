@@ -105,7 +105,7 @@ mod sixteen_bits {
 
     #[inline(always)]
     fn widen_f16_by_bits<S: Simd>(simd: S, source: &[u16]) -> S::f32s {
-        let bits = S::u32s::from_fn(simd, |lane| u32::from(source[lane]));
+        let bits = load(simd, source);
         // Exponent and mantissa, moved to their f32 places, then the exponent bias made up for by a multiplication,
         // which is exact and puts subnormals right as well.
         let magnitude = S::f32s::from_bits(((bits & 0x7fff) << 13).bitcast()) * f32::from_bits((254 - 15) << 23);
@@ -161,16 +161,13 @@ mod sixteen_bits {
         let result = overflows.select(splat(0x7c00), result);
         let is_nan = magnitude.simd_gt(splat(0x7f80_0000));
         let result = is_nan.select(splat(0x7e00), result) | (sign >> 16);
-        for (value, &lane) in target.iter_mut().zip(result.as_slice()) {
-            *value = lane as u16;
-        }
+        store::<S>(result, target);
     }
 
     /// bfloat16 to f32, one vector, exact.
     #[inline(always)]
     pub(crate) fn widen_bf16<S: Simd>(simd: S, source: &[u16]) -> S::f32s {
-        let bits = S::u32s::from_fn(simd, |lane| u32::from(source[lane]));
-        (bits << 16).bitcast()
+        (load(simd, source) << 16).bitcast()
     }
 
     /// f32 to bfloat16, to nearest, ties to even, one vector.
@@ -182,8 +179,33 @@ mod sixteen_bits {
         let odd = (bits >> 16) & 1;
         let rounded = (bits + S::u32s::splat(simd, 0x7fff) + odd) >> 16;
         let is_nan = (bits & 0x7fff_ffff).simd_gt(S::u32s::splat(simd, 0x7f80_0000));
-        let result = is_nan.select((bits >> 16) | 0x40, rounded);
-        for (value, &lane) in target.iter_mut().zip(result.as_slice()) {
+        store::<S>(is_nan.select((bits >> 16) | 0x40, rounded), target);
+    }
+
+    /// One vector of sixteen bits a lane, zeros above them. Written lane by lane the compiler takes each apart.
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, source: &[u16]) -> S::u32s {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        match simd.level() {
+            Level::Sse2(sse2) => return S::u32s::from_slice(simd, &x86::load_4(sse2, first(source))),
+            Level::Avx2(avx2) => return S::u32s::from_slice(simd, &x86::load_8(avx2, first(source))),
+            Level::Avx512(avx512) => return S::u32s::from_slice(simd, &x86::load_16(avx512, first(source))),
+            _ => {}
+        }
+        S::u32s::from_fn(simd, |lane| u32::from(source[lane]))
+    }
+
+    /// The low sixteen bits of each lane; those above are zeros.
+    #[inline(always)]
+    fn store<S: Simd>(lanes: S::u32s, target: &mut [u16]) {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        match fearless_simd::ExtractToken::token(&lanes).level() {
+            Level::Sse2(sse2) => return put(target, x86::store_4(sse2, first(lanes.as_slice()))),
+            Level::Avx2(avx2) => return put(target, x86::store_8(avx2, first(lanes.as_slice()))),
+            Level::Avx512(avx512) => return put(target, x86::store_16(avx512, first(lanes.as_slice()))),
+            _ => {}
+        }
+        for (value, &lane) in target.iter_mut().zip(lanes.as_slice()) {
             *value = lane as u16;
         }
     }
@@ -246,6 +268,67 @@ mod sixteen_bits {
                 unsafe {
                     transmute(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(transmute::<[f32; 16], __m512>(source)))
                 }
+            }
+        );
+
+        fearless_simd::kernel!(
+            #[inline(always)]
+            pub(super) fn load_4(_token: Sse2, source: [u16; 4]) -> [u32; 4] {
+                // SAFETY: plain data of the same size on both sides.
+                unsafe {
+                    let low = _mm_set_epi64x(0, transmute::<[u16; 4], i64>(source));
+                    transmute(_mm_unpacklo_epi16(low, _mm_setzero_si128()))
+                }
+            }
+        );
+
+        fearless_simd::kernel!(
+            #[inline(always)]
+            pub(super) fn load_8(_token: Avx2, source: [u16; 8]) -> [u32; 8] {
+                // SAFETY: plain data of the same size on both sides.
+                unsafe { transmute(_mm256_cvtepu16_epi32(transmute::<[u16; 8], __m128i>(source))) }
+            }
+        );
+
+        fearless_simd::kernel!(
+            #[inline(always)]
+            pub(super) fn load_16(_token: Avx512, source: [u16; 16]) -> [u32; 16] {
+                // SAFETY: plain data of the same size on both sides.
+                unsafe { transmute(_mm512_cvtepu16_epi32(transmute::<[u16; 16], __m256i>(source))) }
+            }
+        );
+
+        fearless_simd::kernel!(
+            #[inline(always)]
+            pub(super) fn store_4(_token: Sse2, source: [u32; 4]) -> [u16; 4] {
+                // SAFETY: plain data of the same size on both sides.
+                unsafe {
+                    // What packs without saturating is SSE4.1: so the sign is made to follow from bit 15.
+                    let lanes = _mm_srai_epi32::<16>(_mm_slli_epi32::<16>(transmute::<[u32; 4], __m128i>(source)));
+                    let packed = transmute::<__m128i, [[u16; 4]; 2]>(_mm_packs_epi32(lanes, lanes));
+                    packed[0]
+                }
+            }
+        );
+
+        fearless_simd::kernel!(
+            #[inline(always)]
+            pub(super) fn store_8(_token: Avx2, source: [u32; 8]) -> [u16; 8] {
+                // SAFETY: plain data of the same size on both sides.
+                unsafe {
+                    let lanes = transmute::<[u32; 8], __m256i>(source);
+                    // Both halves pack by themselves: the second is brought beside the first.
+                    let packed = _mm256_permute4x64_epi64::<0b10_00>(_mm256_packus_epi32(lanes, lanes));
+                    transmute(_mm256_castsi256_si128(packed))
+                }
+            }
+        );
+
+        fearless_simd::kernel!(
+            #[inline(always)]
+            pub(super) fn store_16(_token: Avx512, source: [u32; 16]) -> [u16; 16] {
+                // SAFETY: plain data of the same size on both sides.
+                unsafe { transmute(_mm512_cvtepi32_epi16(transmute::<[u32; 16], __m512i>(source))) }
             }
         );
     }

@@ -1,5 +1,6 @@
 //! The only module that knows CPU levels: detects the best one once, lets a caller choose another, and holds the few
-//! operations whose best form differs from level to level (16-bit conversions, non-temporal stores). Kernels are
+//! operations whose best form differs from level to level (16-bit conversions, non-temporal stores), and the
+//! floating-point mode. Kernels are
 //! generic over [`Simd`].
 #![allow(unsafe_code, reason = "one of the modules that may; each block says why it is sound")]
 
@@ -10,6 +11,7 @@ pub use fearless_simd::{Level, Simd};
 
 #[cfg(feature = "f16")]
 pub(crate) mod half;
+pub(crate) mod mode;
 pub(crate) mod ordering;
 pub(crate) mod stores;
 

@@ -16,13 +16,19 @@ def describe() -> str:
     absent = [name for name, has in info["cpu_features"].items() if not has]
     level = f"{info['level']}, the best that this CPU and this build share"
     why = f"the CPU has {', '.join(present) or 'nothing more'}" + (f"; not {', '.join(absent)}" if absent else "")
-    value = os.environ.get("POLYGLOT_NUM_THREADS")
+    ours, openmp = os.environ.get("POLYGLOT_NUM_THREADS"), os.environ.get("OMP_NUM_THREADS")
     if info["threads_from"] == "environment":
-        source = f"POLYGLOT_NUM_THREADS={value}"
+        source = f"POLYGLOT_NUM_THREADS={ours}"
+    elif info["threads_from"] == "openmp":
+        source = f"OMP_NUM_THREADS={openmp}"
     else:
         source = f"the {info['cores']} cores that the affinity mask and the cgroup quota leave to this process"
-        if value is not None:
-            source += f"; POLYGLOT_NUM_THREADS={value!r} is no positive number"
+    if info["threads"] == info["most_threads"]:
+        source += f"; more than {info['most_threads']} count as {info['most_threads']}"
+    if ours is not None and info["threads_from"] != "environment":
+        source += f"; POLYGLOT_NUM_THREADS={ours!r} is no positive number"
+    if openmp is not None and info["threads_from"] == "default":
+        source += f"; OMP_NUM_THREADS={openmp!r} does not begin with a positive number"
     cache, megabyte = info["cache"], 2**20
     limit = f"up to {cache['limit'] / megabyte:.0f} MB of freed results are kept"
     named = os.environ.get("POLYGLOT_CACHE_MB")

@@ -47,21 +47,22 @@ class Scopes:
     """The blocks of `threads` that one thread is in. All that is known of their rules stands here."""
 
     def __init__(self):
-        self.limit = 0
-        self.outer: dict[int, list[int]] = {}
+        self.open: list[tuple[int, int]] = []
+
+    @property
+    def limit(self):
+        """The number of the innermost that is still open; 0 where there is none."""
+        return self.open[-1][1] if self.open else 0
 
     def enter(self, scope, n):
-        """Its number holds until it is left."""
-        self.outer.setdefault(id(scope), []).append(self.limit)
-        self.limit = min(n, MOST_THREADS)
+        self.open.append((id(scope), min(n, MOST_THREADS)))
 
     def leave(self, scope):
-        """What held when it was entered the last time holds again, in whatever order scopes are left; False where it was not entered."""
-        outer = self.outer.get(id(scope))
-        if not outer:
-            return False
-        self.limit = outer.pop()
-        return True
+        """Removes what entering it last added and nothing else, in any order; False where it was not entered."""
+        places = [place for place, (own, _) in enumerate(self.open) if own == id(scope)]
+        if places:
+            del self.open[places[-1]]
+        return bool(places)
 
 
 def told_by_environment():
@@ -160,7 +161,8 @@ class Sequence:
         self.chance, self.calls, self.folder, self.done = chance, calls, folder, done
         # Where the number comes from if nobody set one; after a fork it may be asked for again.
         self.defaults, self.call = {default}, None
-        self.scopes, self.objects, self.entered = Scopes(), [], []
+        # Objects of `threads`, and those among them that a `with` block will leave itself.
+        self.scopes, self.objects, self.held = Scopes(), [], []
         pb.clear_cache()
         self.cache, self.kept = Cache(pb.cache_info()), []
         self.depth = self.forks = 0
@@ -224,6 +226,7 @@ class Sequence:
         scope, n = scope or (pb.threads(n), n)
         caught = False
         self.depth += 1
+        self.held.append(scope)
         try:
             with scope as entered:
                 assert entered is scope
@@ -237,6 +240,7 @@ class Sequence:
             caught = True
         assert caught == fails
         assert self.scopes.leave(scope)
+        self.held.remove(scope)
         self.depth -= 1
 
     def enter(self):
@@ -252,6 +256,8 @@ class Sequence:
         if not self.objects:
             return
         scope, _ = self.chance.choice(self.objects)
+        if scope in self.held:
+            return
         if self.scopes.leave(scope):
             error = Boom() if self.chance.random() < 0.3 else None
             assert not scope.__exit__(type(error) if error else None, error, None)
@@ -393,7 +399,7 @@ class Sequence:
         def work():
             try:
                 here = Sequence.__new__(Sequence)
-                here.__dict__.update(self.__dict__, scopes=Scopes(), objects=[], chance=random.Random(n))
+                here.__dict__.update(self.__dict__, scopes=Scopes(), objects=[], held=[], chance=random.Random(n))
                 here.check()
                 if n:
                     pb.set_num_threads(n)

@@ -5,7 +5,7 @@ use pyo3::types::{PyFloat, PyInt};
 
 use crate::math::activation::Activation;
 use crate::python::arguments::Optional;
-use crate::python::call::{Call, Object, Returned, Signature};
+use crate::python::call::{Call, Names, Object, Returned, Signature};
 use crate::python::dtype::for_dtype;
 use crate::python::elementwise::{dropped, elementwise, scaled};
 use crate::python::errors::{type_error, type_name};
@@ -19,20 +19,18 @@ use crate::python::strides::Plan;
 /// What one element of a sum takes on one core, in nanoseconds, roughly.
 const COST: f32 = 0.2;
 
-/// A function whose array is called `x`.
-const fn of(op: &'static str, x: &'static str) -> Signature {
-    Signature { x, ..Signature::new(op) }
-}
-
-/// A function for float32 whose array is called `x`.
-const fn f32(op: &'static str, x: &'static str) -> Signature {
-    Signature { only_f32: true, ..of(op, x) }
-}
-
+/// A function of `arr`.
+const ARR: &Names = &Names { x: "arr", ..Names::USUAL };
+/// A function of `arr`, which is of float32.
+const ARR_F32: &Names = &Names { only_f32: true, ..*ARR };
+/// A matrix product.
+const A: &Names = &Names { x: "a", ..Names::USUAL };
+/// A matrix product in float32.
+const A_F32: &Names = &Names { only_f32: true, ..*A };
 /// A linear layer.
-const fn fused(op: &'static str, only_f32: bool) -> Signature {
-    Signature { weight: "weights", only_f32, ..of(op, "input") }
-}
+const INPUT: &Names = &Names { x: "input", weight: "weights", ..Names::USUAL };
+/// A linear layer in float32.
+const INPUT_F32: &Names = &Names { only_f32: true, ..*INPUT };
 
 /// The sum of squares of an array, whatever its layout: read in place where that is one block of rows.
 fn sum(signature: Signature, array: Object<'_, '_>) -> PyResult<f64> {
@@ -93,7 +91,7 @@ pub(in crate::python) fn parallel_map_numpy<'py>(
     factor: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    scaled(of("parallel_map_numpy", "arr"), arr, factor, out)
+    scaled(Signature::named("parallel_map_numpy", ARR), arr, factor, out)
 }
 
 /// ``arr * factor`` for float32 only: `scale` takes every dtype.
@@ -129,7 +127,7 @@ pub(in crate::python) fn parallel_map_numpy_f32<'py>(
     factor: Object<'_, 'py>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    scaled(f32("parallel_map_numpy_f32", "arr"), arr, factor, out)
+    scaled(Signature::named("parallel_map_numpy_f32", ARR_F32), arr, factor, out)
 }
 
 /// ``sum(arr**2)`` as a Python float, summed in float64 whatever the dtype.
@@ -152,7 +150,7 @@ pub(in crate::python) fn parallel_map_numpy_f32<'py>(
 /// 14.0
 #[pyfunction]
 pub(in crate::python) fn sum_of_squares_numpy(arr: Object<'_, '_>) -> PyResult<f64> {
-    sum(of("sum_of_squares_numpy", "arr"), arr)
+    sum(Signature::named("sum_of_squares_numpy", ARR), arr)
 }
 
 /// ``sum(arr**2)`` as a Python float, for float32 only: `sum_of_squares_numpy` takes every dtype.
@@ -175,7 +173,7 @@ pub(in crate::python) fn sum_of_squares_numpy(arr: Object<'_, '_>) -> PyResult<f
 /// 14.0
 #[pyfunction]
 pub(in crate::python) fn sum_of_squares_numpy_f32(arr: Object<'_, '_>) -> PyResult<f64> {
-    sum(f32("sum_of_squares_numpy_f32", "arr"), arr)
+    sum(Signature::named("sum_of_squares_numpy_f32", ARR_F32), arr)
 }
 
 /// ReLU: `relu`, as polyglot-bridge 0.2.0 called it. NaN stays NaN, which 0.2.0 turned into 0.
@@ -205,7 +203,7 @@ pub(in crate::python) fn sum_of_squares_numpy_f32(arr: Object<'_, '_>) -> PyResu
 #[pyfunction]
 #[pyo3(signature = (arr, *, out=None))]
 pub(in crate::python) fn relu_numpy<'py>(arr: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
-    elementwise(of("relu_numpy", "arr"), &Activation::Relu, arr, out)
+    elementwise(Signature::named("relu_numpy", ARR), &Activation::Relu, arr, out)
 }
 
 /// ReLU for float32 only: `relu` takes every dtype.
@@ -235,7 +233,7 @@ pub(in crate::python) fn relu_numpy<'py>(arr: Object<'_, 'py>, out: Option<Objec
 #[pyfunction]
 #[pyo3(signature = (arr, *, out=None))]
 pub(in crate::python) fn relu_numpy_f32<'py>(arr: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
-    elementwise(f32("relu_numpy_f32", "arr"), &Activation::Relu, arr, out)
+    elementwise(Signature::named("relu_numpy_f32", ARR_F32), &Activation::Relu, arr, out)
 }
 
 /// The logistic function: `sigmoid`, as polyglot-bridge 0.2.0 called it.
@@ -265,7 +263,7 @@ pub(in crate::python) fn relu_numpy_f32<'py>(arr: Object<'_, 'py>, out: Option<O
 #[pyfunction]
 #[pyo3(signature = (arr, *, out=None))]
 pub(in crate::python) fn sigmoid_numpy<'py>(arr: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
-    elementwise(of("sigmoid_numpy", "arr"), &Activation::Sigmoid, arr, out)
+    elementwise(Signature::named("sigmoid_numpy", ARR), &Activation::Sigmoid, arr, out)
 }
 
 /// The logistic function for float32 only: `sigmoid` takes every dtype.
@@ -295,7 +293,7 @@ pub(in crate::python) fn sigmoid_numpy<'py>(arr: Object<'_, 'py>, out: Option<Ob
 #[pyfunction]
 #[pyo3(signature = (arr, *, out=None))]
 pub(in crate::python) fn sigmoid_numpy_f32<'py>(arr: Object<'_, 'py>, out: Option<Object<'_, 'py>>) -> Returned<'py> {
-    elementwise(f32("sigmoid_numpy_f32", "arr"), &Activation::Sigmoid, arr, out)
+    elementwise(Signature::named("sigmoid_numpy_f32", ARR_F32), &Activation::Sigmoid, arr, out)
 }
 
 /// ``x * dropout_mask * scale + residual``: `dropout_add`, as polyglot-bridge 0.2.0 called it.
@@ -463,7 +461,7 @@ pub(in crate::python) fn matmul_numpy<'py>(
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     refuse_numbers("matmul_numpy", a, b)?;
-    matmul::product(of("matmul_numpy", "a"), a, b, out)
+    matmul::product(Signature::named("matmul_numpy", A), a, b, out)
 }
 
 /// ``a @ b`` for float32 only: `matmul` takes every dtype.
@@ -498,7 +496,7 @@ pub(in crate::python) fn matmul_numpy_f32<'py>(
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     refuse_numbers("matmul_numpy_f32", a, b)?;
-    matmul::product(f32("matmul_numpy_f32", "a"), a, b, out)
+    matmul::product(Signature::named("matmul_numpy_f32", A_F32), a, b, out)
 }
 
 /// ``input @ weights + bias``: `linear`, as polyglot-bridge 0.2.0 called it.
@@ -543,7 +541,7 @@ pub(in crate::python) fn fused_linear<'py>(
     residual: Option<Object<'_, 'py>>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let signature = fused("fused_linear", false);
+    let signature = Signature::named("fused_linear", INPUT);
     let activation = activation_of(signature.op, activation)?;
     linear::product(signature, [Some(input), Some(weights), bias, residual], activation, out)
 }
@@ -590,7 +588,7 @@ pub(in crate::python) fn fused_linear_f32<'py>(
     residual: Option<Object<'_, 'py>>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let signature = fused("fused_linear_f32", true);
+    let signature = Signature::named("fused_linear_f32", INPUT_F32);
     let activation = activation_of(signature.op, activation)?;
     linear::product(signature, [Some(input), Some(weights), bias, residual], activation, out)
 }
@@ -634,7 +632,7 @@ pub(in crate::python) fn fused_linear_relu<'py>(
     residual: Option<Object<'_, 'py>>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let signature = fused("fused_linear_relu", false);
+    let signature = Signature::named("fused_linear_relu", INPUT);
     linear::product(signature, [Some(input), Some(weights), bias, residual], Activation::Relu, out)
 }
 
@@ -677,6 +675,6 @@ pub(in crate::python) fn fused_linear_relu_f32<'py>(
     residual: Option<Object<'_, 'py>>,
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
-    let signature = fused("fused_linear_relu_f32", true);
+    let signature = Signature::named("fused_linear_relu_f32", INPUT_F32);
     linear::product(signature, [Some(input), Some(weights), bias, residual], Activation::Relu, out)
 }
