@@ -83,53 +83,66 @@ fn mean_pool_rows<T: Float>(x: Matrix<'_, T>, mask: Option<Matrix<'_, u8>>, out:
 fn mean_of<S: Simd, T: Float>(simd: S, x: Matrix<'_, T>, mask: Option<Matrix<'_, u8>>, target: &mut [T]) {
     let lanes = Lanes::<S, T>::LEN;
     let zero = Lanes::<S, T>::splat(simd, T::Acc::ZERO);
+    // Zeros, but for NaN and infinities.
+    let mut zeros = zero;
+    for (index, target) in target.chunks_mut(lanes).enumerate() {
+        let mean = mean_of_columns::<S, T, false>(simd, x, mask, index * lanes);
+        zeros += mean * zero;
+        let mut whole = [T::ZERO; MAX_LANES];
+        T::store::<S>(mean, &mut whole[..lanes]);
+        let len = target.len();
+        target.copy_from_slice(&whole[..len]);
+    }
+    if !zeros.reduce_sum().is_nan() {
+        return;
+    }
+    // Once more with small values where a sum overflowed, as the mean of finite values is finite.
+    for (index, target) in target.chunks_mut(lanes).enumerate() {
+        let mean = mean_of_columns::<S, T, true>(simd, x, mask, index * lanes);
+        let mean = mean::restore::<S, T::Acc>(simd, mean);
+        for (target, &mean) in target.iter_mut().zip(mean.as_slice()) {
+            if !target.to_acc().is_finite() {
+                *target = T::from_acc(mean);
+            }
+        }
+    }
+}
+
+/// The mean of a vector of columns from `first` on, zeros past the last; with `IS_SHRUNK` that of small values, see
+/// [`mean::shrink`].
+#[inline(always)]
+fn mean_of_columns<S: Simd, T: Float, const IS_SHRUNK: bool>(
+    simd: S,
+    x: Matrix<'_, T>,
+    mask: Option<Matrix<'_, u8>>,
+    first: usize,
+) -> Lanes<S, T> {
+    let lanes = Lanes::<S, T>::LEN;
+    let zero = Lanes::<S, T>::splat(simd, T::Acc::ZERO);
     let add = inlined(
         #[inline(always)]
         |a: Lanes<S, T>, b: Lanes<S, T>| a + b,
     );
     let is_kept = |row: usize| mask.is_none_or(|mask| mask.get(0, row).is_some_and(|byte| byte != 0));
-    for (index, target) in target.chunks_mut(lanes).enumerate() {
-        let first = index * lanes;
-        // Once more with small values where the sum overflowed, as the mean of finite values is finite.
-        for is_shrunk in [false, true] {
-            let (mut tree, mut chain, mut count) = (PairwiseFold::new(), zero, 0_usize);
-            for row in (0..x.rows()).filter(|&row| is_kept(row)) {
-                let part = x.row(row).and_then(|row| row.get(first..first + lanes));
-                let values = if let Some(part) = part {
-                    T::load(simd, part)
-                } else {
-                    let mut part = [T::ZERO; MAX_LANES];
-                    for (lane, value) in part.iter_mut().enumerate().take(target.len()) {
-                        *value = x.get(row, first + lane).unwrap_or_else(|| bug!(T::ZERO));
-                    }
-                    T::load(simd, &part[..lanes])
-                };
-                chain += if is_shrunk { mean::shrink::<S, T::Acc>(simd, values) } else { values };
-                count += 1;
-                if count.is_multiple_of(CHAIN) {
-                    tree.push(chain, &add);
-                    chain = zero;
-                }
+    let (mut tree, mut chain, mut count) = (PairwiseFold::new(), zero, 0_usize);
+    for row in (0..x.rows()).filter(|&row| is_kept(row)) {
+        let part = x.row(row).and_then(|row| row.get(first..first + lanes));
+        let values = if let Some(part) = part {
+            T::load(simd, part)
+        } else {
+            let mut part = [T::ZERO; MAX_LANES];
+            for (lane, value) in part.iter_mut().enumerate().take(lanes.min(x.cols().saturating_sub(first))) {
+                *value = x.get(row, first + lane).unwrap_or_else(|| bug!(T::ZERO));
             }
-            let sum = tree.finish(chain, &add);
-            let mut mean = sum / Lanes::<S, T>::splat(simd, T::Acc::from_f64(count.max(1) as f64));
-            let is_finite = !(mean * zero).reduce_sum().is_nan();
-            if is_shrunk {
-                mean = mean::restore::<S, T::Acc>(simd, mean);
-            }
-            let mut whole = [T::ZERO; MAX_LANES];
-            T::store::<S>(mean, &mut whole[..lanes]);
-            if is_shrunk {
-                // The others keep what they got at first.
-                let overflowed = target.iter_mut().zip(&whole).filter(|(target, _)| !target.to_acc().is_finite());
-                overflowed.for_each(|(target, &mean)| *target = mean);
-            } else {
-                let len = target.len();
-                target.copy_from_slice(&whole[..len]);
-            }
-            if is_finite {
-                break;
-            }
+            T::load(simd, &part[..lanes])
+        };
+        chain += if IS_SHRUNK { mean::shrink::<S, T::Acc>(simd, values) } else { values };
+        count += 1;
+        if count.is_multiple_of(CHAIN) {
+            tree.push(chain, &add);
+            chain = zero;
         }
     }
+    let sum = tree.finish(chain, &add);
+    sum / Lanes::<S, T>::splat(simd, T::Acc::from_f64(count.max(1) as f64))
 }

@@ -3,11 +3,13 @@
 
 use std::convert::Infallible;
 
+use numpy::PyUntypedArray;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt};
 
 use super::errors::{type_error, type_name, wrong_axis};
+use super::take::refuse_masked;
 
 /// An argument with a default. None is passed on, to be refused: elsewhere `axis=None` means all axes at once.
 #[derive(Clone, Debug)]
@@ -60,6 +62,9 @@ fn convert(op: &str, name: &str, object: &Bound<'_, PyAny>) -> PyResult<f64> {
     let wrong = || type_error!("{op}: {name} must be a number, not {}", type_name(object));
     if is_array {
         return Err(wrong());
+    }
+    if object.cast::<PyUntypedArray>().is_ok() {
+        refuse_masked(op, name, object)?;
     }
     object
         .extract::<f64>()

@@ -69,7 +69,7 @@ def told_by_environment():
     """The number of threads where nobody set one."""
     with contextlib.suppress(KeyError, ValueError):
         given = int(os.environ["POLYGLOT_NUM_THREADS"])
-        if given > 0:
+        if 0 < given <= sys.maxsize:
             return min(given, MOST_THREADS)
     return None
 
@@ -194,6 +194,10 @@ class Sequence:
         after = foreign()
         assert after == before, [(name, before[name], after[name]) for name in after if after[name] != before[name]]
         assert watches() <= 1
+
+    def ask_again(self):
+        """A forked child looks the number up once more, when it first needs threads."""
+        self.defaults = self.defaults | {told_by_environment() or cores()}
 
     # Steps of the package's own.
 
@@ -337,6 +341,8 @@ class Sequence:
             os.environ.pop(name, None)
         else:
             os.environ[name] = self.chance.choice(["1", "3", "7", "0", "-2", "x", "", " 2 ", "9" * 30])
+        if self.forks:
+            self.ask_again()
 
     def errors(self):
         np.seterr(**{kind: self.chance.choice(["ignore", "warn", "raise", "call"]) for kind in ("divide", "over", "under", "invalid")})
@@ -429,10 +435,7 @@ class Sequence:
         if child == 0:
             try:
                 self.forks += 1
-                if (given := told_by_environment()) is not None:
-                    self.defaults = self.defaults | {given}
-                else:
-                    self.defaults = self.defaults | {cores()}
+                self.ask_again()
                 self.check()
                 self.run(self.chance.randrange(6))
                 os._exit(0)

@@ -132,6 +132,7 @@ def test_two_dtypes():
     lambda m: pb.mean_pool(X, m[:, 0] > 0), lambda m: pb.embedding(m[0].astype(int), X), lambda m: pb.embedding([0], m), pb.Linear,
     lambda m: pb.Linear(X, m[0]), lambda m: pb.softmax([m[0], m[1]]), lambda m: pb.softmax([[m[0]], (m[1],)]), lambda m: pb.embedding([m[0].astype(int)], X),
     lambda m: pb.dropout_add(X, X, m > 0), lambda m: pb.RowOperation("rms_norm", m[0]), lambda m: pb.sum_of_squares_numpy(m),
+    lambda m: pb.scale(X, np.ma.masked), lambda m: pb.scale(X, np.ma.masked_array(2.0)), lambda m: pb.layer_norm(X, eps=m[0, 1]),
 ])
 def test_masked_arrays(call):
     masked = np.ma.masked_array(X, X < 0)

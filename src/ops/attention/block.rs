@@ -259,7 +259,8 @@ impl<'h, 'a, T: Float> Block<'h, 'a, T> {
     ) -> bool {
         let lanes = Lanes::<S, T>::LEN;
         let zero = Lanes::<S, T>::splat(simd, T::Acc::ZERO);
-        let mut is_finite = true;
+        // Zeros, but for NaN and infinities.
+        let (mut zeros, mut is_finite) = (zero, true);
         self.for_each_row(
             simd,
             cols,
@@ -269,25 +270,25 @@ impl<'h, 'a, T: Float> Block<'h, 'a, T> {
                 // No weight at all: nothing was attended to.
                 let nothing = total == T::Acc::ZERO;
                 let factor = total.recip();
-                // Zeros, but for NaN and infinities.
-                let mut zeros = zero;
+                let is_nan = total.is_nan();
                 for (sum, target) in sums.chunks_exact(lanes).zip(target.chunks_mut(lanes)) {
                     let value = if nothing { zero } else { Lanes::<S, T>::from_slice(simd, sum) * factor };
                     if target.len() == lanes {
-                        zeros += value * zero;
+                        if !is_nan {
+                            zeros += value * zero;
+                        }
                         T::store::<S>(value, target);
                     } else {
                         let mut whole = [T::ZERO; MAX_LANES];
                         T::store::<S>(value, &mut whole[..lanes]);
                         target.copy_from_slice(&whole[..target.len()]);
                         // Past the last column may be anything.
-                        is_finite &= total.is_nan() || target.iter().all(|value| value.to_acc().is_finite());
+                        is_finite &= is_nan || target.iter().all(|value| value.to_acc().is_finite());
                     }
                 }
-                is_finite &= total.is_nan() || !zeros.reduce_sum().is_nan();
             }),
         );
-        is_finite
+        is_finite && !zeros.reduce_sum().is_nan()
     }
 
     /// The same for sums of values that were shrunk, in place of those that are NaN or infinite.
