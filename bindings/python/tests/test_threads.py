@@ -261,6 +261,7 @@ print(sum(name.startswith('polyglot-') for name in names))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
+@pytest.mark.skipif("POLYGLOT_SANITIZER" in os.environ, reason="a sanitizer takes address space of its own")
 def test_threads_that_the_system_refuses():
     code = """
 import os, resource, numpy as np, polyglot_bridge as pb
