@@ -11,10 +11,11 @@ use super::errors::{Shape, value_error};
 use super::launch;
 use super::linear::COST;
 use super::matmul::broadcast;
-use super::ndarray::{Block, NdArray, Place};
+use super::ndarray::{Block, NdArray, Operand, Place, Target};
 use super::out::{Output, Slot};
 use super::strides::reach;
-use super::take::{MaskArray, slots, take_all, take_mask};
+use super::take::{Array, MaskArray, slots, take_all, take_mask};
+use crate::error::Error;
 use crate::float::Compute;
 use crate::ops::attention::{AttentionMask, AttentionOptions, attention_batch};
 
@@ -162,6 +163,82 @@ pub(super) fn attention<'py>(
     call.look_again()?;
     let causal = causal?;
     let common = Common { selects: matches!(mask, Some(MaskArray::Selects(_))), causal, scale };
+    match (q.shape(), k.shape(), v.shape()) {
+        ([batch @ .., queries, size], [k_batch @ .., keys, k_size], [v_batch @ .., v_keys, values])
+            if mask.is_none()
+                && out.is_none()
+                && (size, keys) == (k_size, v_keys)
+                && (batch, batch) == (k_batch, v_batch)
+                && [q, k, v].iter().all(|array| array.is_c_contiguous()) =>
+        {
+            dense(call, [q, k, v], batch, [*queries, *keys, *size, *values], common)
+        }
+        _ => any(call, [q, k, v], mask, common, out),
+    }
+}
+
+/// Heads that lie side by side in each array: what most calls want, in little code.
+fn dense<'py>(
+    call: &Call<'py>,
+    [q, k, v]: [&Array<'py>; 3],
+    batch: &[npy_intp],
+    [queries, keys, size, values]: [npy_intp; 4],
+    common: Common,
+) -> Returned<'py> {
+    let dtype = q.dtype();
+    let shape = Dims::new(OP, &[batch, &[queries, values]])?;
+    let mut slot = Slot::default();
+    let output = Output::fresh(&mut slot, q.py(), dtype, &shape)?;
+    if output.written().len() == 0 {
+        return output.finish(OP);
+    }
+    let [queries, keys, size, values] = [queries, keys, size, values].map(npy_intp::unsigned_abs);
+    let count = output.written().len() / (queries * values);
+    let work = queries as f32 * keys as f32 * (size + values) as f32 * count as f32;
+    launch::write(call, [Some(&**q), Some(&**k), Some(&**v)], output, work * COST, move |operands, out| {
+        let [Some(q), Some(k), Some(v)] = operands else { return Ok(()) };
+        for_dtype!(dtype, T => dense_heads::<T>(count, [q, k, v], [queries, keys, size, values], common, out))
+    })
+}
+
+fn dense_heads<T: Element>(
+    count: usize,
+    [q, k, v]: [Operand<'_>; 3],
+    [queries, keys, size, values]: [usize; 4],
+    common: Common,
+    mut out: Target<'_>,
+) -> Result<(), Error> {
+    if count == 1 {
+        let (q, k, v) = (q.dense_matrix::<T>(queries, size), k.dense_matrix(keys, size), v.dense_matrix(keys, values));
+        return crate::attention(q, k, v, common.options(None), out.dense(queries, values).matrix());
+    }
+    let [in_q, in_k, in_v, in_out] =
+        [(queries, size), (keys, size), (keys, values), (queries, values)].map(|(rows, cols)| {
+            let place = Place::dense(rows, cols, size_of::<T>());
+            (place, place.row_stride.wrapping_mul(rows.cast_signed()))
+        });
+    let reach = |step: isize| 0..=step.wrapping_mul(count.cast_signed() - 1);
+    let (q, k) = (q.matrices::<T>(in_q.0, reach(in_q.1)), k.matrices::<T>(in_k.0, reach(in_k.1)));
+    let (v, out) = (v.matrices::<T>(in_v.0, reach(in_v.1)), out.matrices::<T>(in_out.0, reach(in_out.1)));
+    attention_batch(count, |index| {
+        let at = |step: isize| step.wrapping_mul(index.cast_signed());
+        // SAFETY: heads lie one after the other in the result, and where `attention_batch` asks for a head on several
+        // threads, each writes, and reads, other rows of it.
+        let out = unsafe { out.at(at(in_out.1)) };
+        ([q.at(at(in_q.1)), k.at(at(in_k.1)), v.at(at(in_v.1))], common.options::<T>(None), out)
+    })
+}
+
+/// Arrays of any layout, whose leading dimensions broadcast.
+#[inline(never)]
+fn any<'py>(
+    call: &Call<'py>,
+    [q, k, v]: [&Array<'py>; 3],
+    mask: Option<MaskArray<'py>>,
+    common: Common,
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py> {
+    let dtype = q.dtype();
     let (py, item) = (q.py(), dtype.size().cast_signed());
     let stacks = [Stack::new("q", q)?, Stack::new("k", k)?, Stack::new("v", v)?];
     let [queries, keys, values] = stacks.each_ref().map(|stack| stack.place);

@@ -96,7 +96,10 @@ impl<'a> Rows<'a> {
 
     #[inline]
     pub(super) fn x<T: Element>(&self) -> Matrix<'a, T> {
-        self.block(0).map_or(Matrix::from(&[]), |block| block.matrix())
+        match (self.operands[0], &self.places) {
+            (Some(x), &Places::Dense(rows, [k, _])) => x.dense_matrix(rows, k),
+            _ => self.block(0).map_or(Matrix::from(&[]), |block| block.matrix()),
+        }
     }
 
     /// What is added to the product before its activation.
@@ -111,12 +114,16 @@ impl<'a> Rows<'a> {
 
     #[inline]
     fn weight<T: Element>(&self) -> Matrix<'a, T> {
-        self.operands[2].map_or(Matrix::from(&[]), |weight| weight.matrix().matrix())
+        let Some(weight) = self.operands[2] else { return Matrix::from(&[]) };
+        match *weight.shape() {
+            [k, n] if weight.is_c_contiguous() => weight.dense_matrix(k.unsigned_abs(), n.unsigned_abs()),
+            _ => weight.matrix().matrix(),
+        }
     }
 
     #[inline]
     fn bias<T: Element>(&self) -> Option<&'a [T]> {
-        self.operands[3].map(|bias| bias.vector().slice())
+        self.operands[3].map(|bias| bias.slice())
     }
 }
 
@@ -167,8 +174,7 @@ where
     F: Fn(Rows<'_>) -> Result<(), Error> + Send,
 {
     let op = call.op;
-    let Transform { shape: [k, n], work, weight, bias, layers, apply } = transform;
-    let (py, dtype) = (x.py(), x.dtype());
+    let [_, n] = transform.shape;
     let mut shape = Dims::EMPTY;
     match x.shape() {
         [leading @ .., _] => shape.append(op, leading)?,
@@ -181,13 +187,67 @@ where
         let why = format_args!(", the shape of the result");
         return Err(wrong_shape(op, "residual", residual.shape(), &shape, why));
     }
+    let dense = x.is_c_contiguous() && residual.is_none_or(|residual| residual.is_c_contiguous());
+    if dense && out.is_none() {
+        run_dense(call, transform, x, residual, &shape)
+    } else {
+        run_any(call, transform, x, residual, &shape, out)
+    }
+}
+
+/// Rows that lie side by side become new ones: what most calls want, in little code.
+#[inline]
+fn run_dense<'py, 'l, L, F>(
+    call: &Call<'py>,
+    transform: Transform<'_, 'py, L, F>,
+    x: &Array<'py>,
+    residual: Option<&Array<'py>>,
+    shape: &[npy_intp],
+) -> Returned<'py>
+where
+    L: Iterator<Item = &'l Linear> + Clone,
+    F: Fn(Rows<'_>) -> Result<(), Error> + Send,
+{
+    let Transform { shape: [k, n], work, weight, bias, layers, apply } = transform;
+    let (py, dtype) = (x.py(), x.dtype());
+    let mut slot = Slot::default();
+    let output = Output::fresh(&mut slot, py, dtype, shape)?;
+    if output.written().len() == 0 {
+        return output.finish(call.op);
+    }
+    let [k, n] = [k, n].map(npy_intp::unsigned_abs);
+    let rows = output.written().len() / n;
+    let inputs = Arguments { arrays: [Some(&**x), residual.map(|residual| &**residual), weight, bias], layers, py };
+    launch::write(call, inputs, output, rows as f32 * work * COST, move |operands, mut out| {
+        let (places, out) = (Places::Dense(rows, [k, n]), out.dense(rows, n));
+        apply(Rows { dtype, operands, places, in_place: false, out })
+    })
+}
+
+/// Rows of any layout, and a result that may be the caller's.
+#[inline(never)]
+fn run_any<'py, 'l, L, F>(
+    call: &Call<'py>,
+    transform: Transform<'_, 'py, L, F>,
+    x: &Array<'py>,
+    residual: Option<&Array<'py>>,
+    shape: &[npy_intp],
+    out: Option<Object<'_, 'py>>,
+) -> Returned<'py>
+where
+    L: Iterator<Item = &'l Linear> + Clone,
+    F: Fn(Rows<'_>) -> Result<(), Error> + Send,
+{
+    let op = call.op;
+    let Transform { shape: [k, n], work, weight, bias, layers, apply } = transform;
+    let (py, dtype) = (x.py(), x.dtype());
     let mut slot = Slot::default();
     let mut output = match out {
-        None => Output::fresh(&mut slot, py, dtype, &shape)?,
+        None => Output::fresh(&mut slot, py, dtype, shape)?,
         Some(out) => {
             let inputs = [residual.map(|residual| &**residual), Some(&**x), weight, bias];
             let owned = layers.clone().flat_map(Linear::extents);
-            Output::given(&mut slot, call, out, dtype, &shape, &inputs, owned, Some(shape.len() - 1))?
+            Output::given(&mut slot, call, out, dtype, shape, &inputs, owned, Some(shape.len() - 1))?
         }
     };
     if output.written().len() == 0 {

@@ -693,6 +693,26 @@ impl<'a> Operand<'a> {
         if fits { self.lend(place) } else { self.none(place) }
     }
 
+    /// A dense array of this type as a matrix of so many rows and columns: [`dense`](Operand::dense) and
+    /// [`Block::matrix`] in fewer steps, as calls on little data take no longer than all that they check.
+    #[inline(always)]
+    pub(super) fn dense_matrix<T: Element>(self, rows: usize, cols: usize) -> Matrix<'a, T> {
+        let Snapshot { data, dtype, native, len, .. } = *self.seen;
+        let typed = dtype == Some(T::DTYPE) && native && (data as usize).is_multiple_of(align_of::<T>());
+        if typed && self.is_c_contiguous() && rows.checked_mul(cols) == Some(len) {
+            // SAFETY: just seen that the array's elements are `T`s, native, aligned, and lie as this matrix has them; for
+            // the rest see `Block::read`.
+            return unsafe { Matrix::from_raw_parts(data.cast_const().cast(), rows, cols, cols.cast_signed(), 1) };
+        }
+        self.dense(rows, cols).matrix()
+    }
+
+    /// [`vector`](Operand::vector) as a slice of this type.
+    #[inline]
+    pub(super) fn slice<T: Element>(self) -> &'a [T] {
+        self.dense_matrix(1, self.len()).row(0).unwrap_or_default()
+    }
+
     /// All of an array of two dimensions.
     #[inline]
     pub(super) fn matrix(self) -> Block<'a> {
