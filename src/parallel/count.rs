@@ -192,6 +192,7 @@ mod threads {
     ///
     /// assert_eq!(with_threads(1, num_threads), 1);
     /// ```
+    #[inline]
     pub fn with_threads<R>(threads: usize, f: impl FnOnce() -> R) -> R {
         struct Restore(usize);
         impl Drop for Restore {

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt};
 
 use super::errors::{type_error, type_name, wrong_axis};
+use super::list::{attribute, has_attribute};
 use super::take::refuse_masked;
 
 /// An argument with a default. None is passed on, to be refused: elsewhere `axis=None` means all axes at once.
@@ -58,7 +59,7 @@ pub(super) fn number(op: &str, name: &str, object: &Bound<'_, PyAny>) -> PyResul
 #[cold]
 fn convert(op: &str, name: &str, object: &Bound<'_, PyAny>) -> PyResult<f64> {
     // NumPy gives its arrays of one element a value, and warns of it.
-    let is_array = object.hasattr("ndim")? && !object.getattr("ndim")?.eq(0)?;
+    let is_array = has_attribute(object, "ndim")? && !attribute(object, "ndim")?.eq(0)?;
     let wrong = || type_error!("{op}: {name} must be a number, not {}", type_name(object));
     if is_array {
         return Err(wrong());

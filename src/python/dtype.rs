@@ -1,12 +1,15 @@
 //! The dtypes that kernels take, and the one way in which Rust types are picked by them.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use numpy::npyffi::{self, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Descr};
+use pyo3::ffi::PyTypeObject;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::errors::type_error;
+use super::list::{attribute, imported};
 use crate::float::Float;
 
 /// How the four are named together in messages.
@@ -70,6 +73,10 @@ pub(super) use for_dtype;
 /// The number that NumPy gave to `ml_dtypes.bfloat16` when that was imported, once an array of it has been seen.
 static BFLOAT16: AtomicI32 = AtomicI32::new(-1);
 
+/// NumPy's own descriptors, in the order of [`Dtype`], once they were asked for: that takes as long as a small kernel. That
+/// of bfloat16, which is another package's and may be changed, is not among them.
+static OWN: [AtomicPtr<PyArray_Descr>; 4] = [const { AtomicPtr::new(ptr::null_mut()) }; 4];
+
 impl Dtype {
     pub(super) const ALL: [Self; 4] = [Self::F16, Self::Bf16, Self::F32, Self::F64];
 
@@ -125,7 +132,7 @@ impl Dtype {
             let scalar = (*npyffi::_PyDataType_GET_ITEM_DATA(descr)).typeobj;
             (Bound::from_borrowed_ptr_or_opt(py, scalar.cast())?, npyffi::PyDataType_ELSIZE(py, descr))
         };
-        let name = scalar.getattr("__name__").ok()?.cast_into::<PyString>().ok()?;
+        let name = attribute(&scalar, "__name__").ok()?.cast_into::<PyString>().ok()?;
         if name.to_cow().ok()? != "bfloat16" || size != 2 {
             return None;
         }
@@ -145,11 +152,11 @@ impl Dtype {
         {
             return Ok(dtype);
         }
-        let found = argument.py().import("numpy")?.getattr("dtype")?.call1((argument,)).ok().filter(|found| {
+        let found = imported(argument.py(), "numpy", "dtype")?.call1((argument,)).ok().filter(|found| {
             // Another byte order is another dtype.
-            found.getattr("isnative").and_then(|native| native.is_truthy()).unwrap_or(false)
+            attribute(found, "isnative").and_then(|native| native.is_truthy()).unwrap_or(false)
         });
-        let name = found.and_then(|found| found.getattr("name").ok()?.cast_into::<PyString>().ok());
+        let name = found.and_then(|found| attribute(&found, "name").ok()?.cast_into::<PyString>().ok());
         let named = name.as_ref().and_then(|name| Self::from_name(&name.to_cow().ok()?));
         named.ok_or_else(|| match argument.repr() {
             Ok(found) => type_error!("{op}: dtype must be {FLOATS}, not {found}"),
@@ -193,6 +200,17 @@ impl Dtype {
     /// The native NumPy descriptor, a new reference.
     #[inline]
     pub(super) fn descr(self, py: Python<'_>) -> PyResult<*mut PyArray_Descr> {
+        let known = OWN[self as usize].load(Ordering::Relaxed);
+        if known.is_null() {
+            return self.find_descr(py);
+        }
+        // SAFETY: one of NumPy's own descriptors, of which there is one each for as long as the process lives.
+        unsafe { pyo3::ffi::Py_INCREF(known.cast()) };
+        Ok(known)
+    }
+
+    #[cold]
+    fn find_descr(self, py: Python<'_>) -> PyResult<*mut PyArray_Descr> {
         let number = match self {
             Self::F16 => NPY_TYPES::NPY_HALF as i32,
             Self::F32 => NPY_TYPES::NPY_FLOAT as i32,
@@ -213,6 +231,9 @@ impl Dtype {
             drop(unsafe { Bound::from_owned_ptr(py, descr.cast::<pyo3::ffi::PyObject>()) });
             return Err(type_error!("the dtype of ml_dtypes.bfloat16 was changed: an element no longer has two bytes"));
         }
+        if self != Self::Bf16 {
+            OWN[self as usize].store(descr, Ordering::Relaxed);
+        }
         Ok(descr)
     }
 }
@@ -220,8 +241,8 @@ impl Dtype {
 /// The descriptor of bfloat16 where no array of it has been seen yet: a caller named it, so `ml_dtypes` is imported.
 #[cold]
 fn bfloat16(py: Python<'_>) -> PyResult<*mut PyArray_Descr> {
-    let scalar = py.import("ml_dtypes")?.getattr("bfloat16")?;
-    let descr = py.import("numpy")?.getattr("dtype")?.call1((&scalar,))?;
+    let scalar = imported(py, "ml_dtypes", "bfloat16")?;
+    let descr = imported(py, "numpy", "dtype")?.call1((&scalar,))?;
     // Anything may stand in for either module, and its dtype be of another size than what is written.
     // SAFETY: the object is alive. It is only taken for a descriptor where it is one, to which `descr` is a reference.
     let known = unsafe {
@@ -236,4 +257,22 @@ fn bfloat16(py: Python<'_>) -> PyResult<*mut PyArray_Descr> {
         Some(dtype) => dtype.descr(py),
         None => Err(type_error!("ml_dtypes.bfloat16 is {scalar}, which is no bfloat16")),
     }
+}
+
+/// NumPy's type of arrays, once it was asked for: through its table of functions it takes longer to find.
+static ARRAY_TYPE: AtomicPtr<PyTypeObject> = AtomicPtr::new(ptr::null_mut());
+
+/// NumPy's type of arrays.
+#[inline(always)]
+pub(super) fn array_type(py: Python<'_>) -> *mut PyTypeObject {
+    let known = ARRAY_TYPE.load(Ordering::Relaxed);
+    if known.is_null() { find_array_type(py) } else { known }
+}
+
+#[cold]
+fn find_array_type(py: Python<'_>) -> *mut PyTypeObject {
+    // SAFETY: NumPy is there: its table was read when the module was made.
+    let array = unsafe { npyffi::get_type_object(py, NpyTypes::PyArray_Type) };
+    ARRAY_TYPE.store(array, Ordering::Relaxed);
+    array
 }

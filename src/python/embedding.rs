@@ -44,15 +44,15 @@ fn several<'py, T>(
 
 /// Numbers of rows of their own, each of which is in range: nobody can change these while they are used.
 fn numbers(op: &str, ids: &NdArray<'_>, table: &Array<'_>) -> PyResult<Vec<usize>> {
-    let rows = table.shape()[0];
-    let number = |id: npy_intp| match usize::try_from(id) {
-        Ok(number) if id < rows => Ok(number),
+    let rows = table.shape()[0].unsigned_abs();
+    let number = |id: i128| match usize::try_from(id) {
+        Ok(number) if number < rows => Ok(number),
         _ => {
             let shape = Shape(table.shape());
             Err(value_error!("{op}: ids has {id}, which is out of range for a table of shape {shape}"))
         }
     };
-    collect(ids.len(), ids.operand(op)?.intps().map(number))
+    collect(ids.len(), ids.operand(op)?.integers().map(number))
 }
 
 /// Rows of tables by number: ``table[ids]``, or the sum of several such.

@@ -10,6 +10,7 @@ use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
+use super::list::imported;
 use crate::error::{Error, ShapeError};
 
 /// A `ValueError` with a message.
@@ -109,10 +110,8 @@ pub(super) fn wrong_shape(
 /// An `axis` that the array does not have: `numpy.exceptions.AxisError`, whatever NumPy calls the module it lives in.
 #[cold]
 pub(super) fn wrong_axis(py: Python<'_>, op: &str, axis: &Bound<'_, PyAny>, ndim: usize) -> PyErr {
-    let error = py
-        .import("numpy.exceptions")
-        .or_else(|_| py.import("numpy"))
-        .and_then(|module| module.getattr("AxisError"))
+    let error = imported(py, "numpy.exceptions", "AxisError")
+        .or_else(|_| imported(py, "numpy", "AxisError"))
         .and_then(|class| class.call1((axis, ndim, op)));
     error.map_or_else(|error| error, PyErr::from_value)
 }

@@ -15,7 +15,7 @@ use super::dims::Dims;
 use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, out_of_memory, text, type_error, type_name, value_error, wrong_dtype, wrong_shape};
 use super::launch::{self, Inputs};
-use super::list::boxed;
+use super::list::{CORE, boxed, imported, integer, string, tuple};
 use super::ndarray::{Block, BlockMut, Kept, NdArray, Operand, Pins, Place};
 use super::out::{Output, Slot};
 use super::strides::Plan;
@@ -703,7 +703,7 @@ fn in_place<'py>(panels: Object<'_, 'py>) -> PyResult<NdArray<'py>> {
         return Ok(array);
     }
     let py = panels.py();
-    let room = py.import("numpy")?.call_method1("empty", (array.len() + ALIGNMENT, "u1"))?;
+    let room = imported(py, "numpy", "empty")?.call1((array.len() + ALIGNMENT, "u1"))?;
     let start = bytes(&room)?.extent().start.wrapping_neg() % ALIGNMENT;
     let end = start + array.len();
     let copy = room.get_item(pyo3::types::PySlice::new(py, start.cast_signed(), end.cast_signed(), 1))?;
@@ -843,22 +843,27 @@ impl Linear {
     /// The packed weight as read-only bytes, where it lies, and the number of their layout: for files and pickles.
     fn _panels<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, u32)> {
         let bytes = Panels(slf.clone().unbind());
-        let view = slf.py().import("numpy")?.call_method1("asarray", (Bound::new(slf.py(), bytes)?,))?;
+        let view = imported(slf.py(), "numpy", "asarray")?.call1((Bound::new(slf.py(), bytes)?,))?;
         Ok((view, LAYOUT))
     }
 
     fn __reduce_ex__<'py>(slf: &Bound<'py, Self>, protocol: u32) -> PyResult<Bound<'py, PyTuple>> {
         let (py, this) = (slf.py(), slf.get());
-        let core = py.import("polyglot_bridge._core")?;
-        let (bias, activation, dtype) = (this.bias(py)?, this.activation(), this.dtype.name());
-        if protocol >= 5 {
+        let none = || py.None().into_bound(py);
+        let bias = Ok(this.bias(py)?.unwrap_or_else(none));
+        let activation = this.activation().map_or_else(|| Ok(none()), |name| string(py, name));
+        let dtype = string(py, this.dtype.name());
+        let (make, state) = if protocol >= 5 {
             // The bytes go out of band where the pickler is asked for that, and are used where they arrive.
             let (panels, layout) = Self::_panels(slf)?;
-            let [k, n] = this.shape();
-            let state = (panels, (k, n), bias, activation, dtype, layout);
-            return (core.getattr("_packed_linear")?, state).into_pyobject(py);
-        }
-        (core.getattr("_linear")?, (this.weight(py)?, bias, activation, dtype)).into_pyobject(py)
+            let sizes = this.shape().map(|size| integer(py, size as u64));
+            let shape = Ok(tuple(py, sizes.into_iter())?.into_any());
+            let state = [Ok(panels), shape, bias, activation, dtype, integer(py, layout.into())];
+            ("_packed_linear", tuple(py, state.into_iter())?)
+        } else {
+            ("_linear", tuple(py, [this.weight(py), bias, activation, dtype].into_iter())?)
+        };
+        tuple(py, [imported(py, CORE, make), Ok(state.into_any())].into_iter())
     }
 
     /// Writes the layer to a safetensors file, packed as it is used.
@@ -869,7 +874,7 @@ impl Linear {
     ///     The file, replaced in one step where it is there.
     #[pyo3(signature = (path))]
     fn save<'py>(slf: &Bound<'py, Self>, path: Object<'_, 'py>) -> PyResult<()> {
-        slf.py().import("polyglot_bridge._saved")?.call_method1("save", (slf, path)).map(drop)
+        imported(slf.py(), "polyglot_bridge._saved", "save")?.call1((slf, path)).map(drop)
     }
 
     /// Reads what `save` wrote.
@@ -887,7 +892,7 @@ impl Linear {
     #[classmethod]
     #[pyo3(signature = (path, *, mmap=true))]
     fn load<'py>(class: &Bound<'py, PyType>, path: Object<'_, 'py>, mmap: bool) -> Returned<'py> {
-        class.py().import("polyglot_bridge._saved")?.call_method1("load", (class, path, mmap))
+        imported(class.py(), "polyglot_bridge._saved", "load")?.call1((class, path, mmap))
     }
 
     /// The layer of a PyTorch module, or of a state dict.
@@ -921,8 +926,8 @@ impl Linear {
         activation: Option<Object<'_, 'py>>,
         dtype: Option<Object<'_, 'py>>,
     ) -> Returned<'py> {
-        let convert = class.py().import("polyglot_bridge._convert")?;
-        convert.call_method1("linear_from_torch", (module, prefix, activation, dtype))
+        imported(class.py(), "polyglot_bridge._convert", "linear_from_torch")?
+            .call1((module, prefix, activation, dtype))
     }
 }
 

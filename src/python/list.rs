@@ -1,5 +1,5 @@
-//! Lists, tuples, dicts, strings and numbers for Python, and boxes, that end in MemoryError where there is no memory:
-//! `PyList::new` and its like panic, and `Box::new` ends the process.
+//! Lists, tuples, dicts, strings, names and numbers for Python, and boxes, that end in MemoryError where there is no
+//! memory: `PyList::new`, `getattr` with a `&str` and their like panic, and `Box::new` ends the process.
 
 use std::boxed::Box;
 use std::vec::Vec;
@@ -8,6 +8,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::error::NoMemory;
+
+/// The extension module's own name.
+pub(super) const CORE: &str = "polyglot_bridge._core";
 
 /// A list of these items. It grows, since the collector can find it meanwhile: so it never has empty places.
 pub(super) fn list<'py>(
@@ -41,6 +44,22 @@ pub(super) fn dict(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// A string.
 pub(super) fn string<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
     PyString::from_bytes(py, text.as_bytes()).map(Bound::into_any)
+}
+
+/// An attribute of an object.
+pub(super) fn attribute<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    object.getattr(PyString::from_bytes(object.py(), name.as_bytes())?)
+}
+
+/// Whether an object has an attribute.
+pub(super) fn has_attribute(object: &Bound<'_, PyAny>, name: &str) -> PyResult<bool> {
+    object.hasattr(PyString::from_bytes(object.py(), name.as_bytes())?)
+}
+
+/// An attribute of a module, which is imported for it.
+pub(super) fn imported<'py>(py: Python<'py>, module: &str, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    let module = py.import(PyString::from_bytes(py, module.as_bytes())?)?;
+    attribute(&module, name)
 }
 
 /// An integer.

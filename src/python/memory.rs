@@ -1,11 +1,12 @@
 //! Large results in memory from the crate's cache, which their arrays give back when they are freed; and the cache as
 //! Python sees it.
 
-use numpy::npyffi::{self, NPY_ARRAY_BEHAVED, NpyTypes, PY_ARRAY_API, PyArray_Descr, npy_intp};
+use numpy::npyffi::{NPY_ARRAY_BEHAVED, PY_ARRAY_API, PyArray_Descr, npy_intp};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt};
 
+use super::dtype::array_type;
 use super::errors::{error, type_error, type_name, value_error};
 use super::list::{dict, integer, string};
 use crate::cache::{self, Buffer};
@@ -46,7 +47,7 @@ pub(super) unsafe fn large<'py>(
     unsafe {
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
-            npyffi::get_type_object(py, NpyTypes::PyArray_Type),
+            array_type(py),
             descr.into_ptr().cast(),
             shape.len() as i32,
             shape.as_ptr().cast_mut(),

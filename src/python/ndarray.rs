@@ -11,21 +11,20 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, Range, RangeInclusive};
 use std::string::String;
-use std::sync::atomic::{AtomicPtr, Ordering};
 use std::{ptr, slice};
 
 use numpy::npyffi::{
     self, NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_ENSUREARRAY, NPY_ARRAY_FORCECAST, NPY_ARRAY_NOTSWAPPED,
-    NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE, NPY_TYPES, NpyTypes, PY_ARRAY_API, PyArray_Descr, PyArrayObject,
+    NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE, NPY_TYPES, PY_ARRAY_API, PyArray_Descr, PyArrayObject,
     PyArrayObject_fields, npy_intp,
 };
-use pyo3::ffi::PyTypeObject;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
 use super::dims::{FEW, Layout, Strides, few};
-use super::dtype::{Dtype, Element};
+use super::dtype::{Dtype, Element, array_type};
 use super::errors::{Shape, text, value_error};
+use super::list::attribute;
 use crate::view::{Matrix, MatrixMut};
 
 /// What one look at an array found. Its numbers are copies; only an [`Operand`] reads what `data` points to.
@@ -265,23 +264,10 @@ fn dims(fields: &PyArrayObject_fields) -> (&[npy_intp], &[npy_intp]) {
     unsafe { (slice::from_raw_parts(fields.dimensions, ndim), slice::from_raw_parts(fields.strides, ndim)) }
 }
 
-/// NumPy's type of arrays, once it was asked for: through its table of functions it takes longer to find.
-static ARRAY_TYPE: AtomicPtr<PyTypeObject> = AtomicPtr::new(ptr::null_mut());
-
 /// Whether the object is an array and of no subclass.
 #[inline(always)]
 pub(super) fn is_exact(object: &Bound<'_, PyAny>) -> bool {
-    let known = ARRAY_TYPE.load(Ordering::Relaxed);
-    let array = if known.is_null() { find_array_type(object.py()) } else { known };
-    ptr::eq(object.get_type_ptr(), array)
-}
-
-#[cold]
-fn find_array_type(py: Python<'_>) -> *mut PyTypeObject {
-    // SAFETY: NumPy is there: its table was read when the module was made.
-    let array = unsafe { npyffi::get_type_object(py, NpyTypes::PyArray_Type) };
-    ARRAY_TYPE.store(array, Ordering::Relaxed);
-    array
+    ptr::eq(object.get_type_ptr(), array_type(object.py()))
 }
 
 /// A NumPy array and what was seen of it.
@@ -449,7 +435,7 @@ impl<'py> NdArray<'py> {
 
     /// The dtype as NumPy prints it.
     pub(super) fn dtype_name(&self) -> PyResult<String> {
-        let name = self.object.getattr("dtype")?.str()?;
+        let name = attribute(&self.object, "dtype")?.str()?;
         text(format_args!("{}", name.to_cow()?))
     }
 
@@ -727,14 +713,18 @@ impl<'a> Operand<'a> {
 }
 
 impl Operand<'_> {
-    /// The elements of a dense array of `intp`, each read once.
-    pub(super) fn intps(self) -> impl Iterator<Item = npy_intp> {
-        let typed = self.kind() == b'i' && self.native && self.itemsize() == size_of::<npy_intp>();
+    /// The elements of a dense array of integers of 64 bits, each read once.
+    pub(super) fn integers(self) -> impl Iterator<Item = i128> {
+        let (item, signed) = (size_of::<i64>(), self.kind() == b'i');
+        let typed = self.is_integral() && self.native && self.itemsize() == item;
         debug_assert!(typed && self.is_c_contiguous() || self.len() == 0, "numbers of another kind");
         let len = if typed && self.is_c_contiguous() { self.len() } else { 0 };
-        let (start, item) = (self.seen.data.cast_const(), size_of::<npy_intp>());
-        // SAFETY: within a dense array of this type, wherever it begins.
-        (0..len).map(move |index| unsafe { ptr::read_unaligned(start.add(index * item).cast()) })
+        let start = self.seen.data.cast_const();
+        (0..len).map(move |index| {
+            // SAFETY: within a dense array of this type, wherever it begins.
+            let number = unsafe { ptr::read_unaligned(start.add(index * item).cast::<u64>()) };
+            if signed { i128::from(number.cast_signed()) } else { i128::from(number) }
+        })
     }
 }
 

@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::vec::Vec;
 use std::{format, ptr};
 
-use numpy::npyffi::{self, NpyTypes, PY_ARRAY_API, npy_intp};
+use numpy::npyffi::{PY_ARRAY_API, npy_intp};
 use pyo3::prelude::*;
 
 use super::call::Call;
 use super::dims::Dims;
-use super::dtype::Dtype;
+use super::dtype::{Dtype, array_type};
 use super::errors::{Shape, out_of_memory, type_error, type_name, value_error, wrong_dtype};
 use super::memory;
 use super::ndarray::{NdArray, Pins, Snapshot, Target, Usual, meet};
@@ -233,7 +233,7 @@ fn allocate<'py>(
     unsafe {
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
-            npyffi::get_type_object(py, NpyTypes::PyArray_Type),
+            array_type(py),
             descr,
             shape.len() as i32,
             shape.as_ptr().cast_mut(),

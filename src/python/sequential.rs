@@ -13,7 +13,7 @@ use super::call::{Call, Object, Returned, Signature};
 use super::dtype::{Dtype, Element, for_dtype};
 use super::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error, wrong_shape};
 use super::linear::{self, Linear, Quoted, Rows, Transform};
-use super::list::{boxed, float, list, string, tuple};
+use super::list::{CORE, attribute, boxed, float, imported, list, string, tuple};
 use super::rows::{LayerNorm, LogSoftmax, RmsNorm, Softmax};
 use super::same_shape::{Arrays, run};
 use super::take::{Array, slots, take, take_all, take_as, take_own};
@@ -318,7 +318,7 @@ impl RowOperation {
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
         let (py, this) = (slf.py(), slf.get());
-        let make = py.import("polyglot_bridge._core")?.getattr("_row_operation")?;
+        let make = imported(py, CORE, "_row_operation")?;
         let or_none = |value: Option<Py<PyAny>>| value.unwrap_or_else(|| py.None()).into_bound(py);
         let eps = this.eps().map(|eps| float(py, eps)).transpose()?.unwrap_or_else(|| py.None().into_bound(py));
         let state = [string(py, this.name()), Ok(or_none(this.weight(py))), Ok(or_none(this.bias(py))), Ok(eps)];
@@ -346,8 +346,8 @@ fn names() -> impl core::fmt::Display {
 
 /// A contiguous, read-only copy.
 fn keep(array: Array<'_>) -> PyResult<Py<PyAny>> {
-    let copy = array.into_contiguous(NAME)?.object().call_method0("copy")?;
-    copy.getattr("flags")?.setattr("writeable", false)?;
+    let copy = attribute(array.into_contiguous(NAME)?.object(), "copy")?.call0()?;
+    attribute(&copy, "flags")?.setattr(string(copy.py(), "writeable")?.cast::<PyString>()?, false)?;
     Ok(copy.unbind())
 }
 
@@ -487,10 +487,9 @@ fn flatten(py: Python<'_>, layers: &[Entry]) -> PyResult<Vec<Step>> {
 
 /// One of this package's functions, as a row operation.
 fn function_kind(object: &Bound<'_, PyAny>) -> PyResult<Option<Kind>> {
-    let name = object.getattr("__name__").ok().and_then(|name| name.cast_into::<PyString>().ok());
+    let name = attribute(object, "__name__").ok().and_then(|name| name.cast_into::<PyString>().ok());
     let Some(kind) = name.and_then(|name| Kind::from_name(&name.to_cow().ok()?)) else { return Ok(None) };
-    let own = object.py().import("polyglot_bridge._core")?;
-    Ok(own.getattr(kind.name()).is_ok_and(|function| function.is(object)).then_some(kind))
+    Ok(imported(object.py(), CORE, kind.name()).is_ok_and(|function| function.is(object)).then_some(kind))
 }
 
 /// A layer that is a Python object, in a stack that may run without the GIL.
@@ -808,7 +807,7 @@ impl Sequential {
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
         let (py, this) = (slf.py(), slf.get());
-        let make = py.import("polyglot_bridge._core")?.getattr("_sequential")?;
+        let make = imported(py, CORE, "_sequential")?;
         let state = tuple(py, [Ok(this.objects(py)?.into_any())].into_iter())?;
         tuple(py, [Ok(make), Ok(state.into_any())].into_iter())
     }
@@ -821,7 +820,7 @@ impl Sequential {
     ///     The file, replaced in one step where it is there.
     #[pyo3(signature = (path))]
     fn save<'py>(slf: &Bound<'py, Self>, path: Object<'_, 'py>) -> PyResult<()> {
-        slf.py().import("polyglot_bridge._saved")?.call_method1("save", (slf, path)).map(drop)
+        imported(slf.py(), "polyglot_bridge._saved", "save")?.call1((slf, path)).map(drop)
     }
 
     /// Reads what `save` wrote.
@@ -839,7 +838,7 @@ impl Sequential {
     #[classmethod]
     #[pyo3(signature = (path, *, mmap=true))]
     fn load<'py>(class: &Bound<'py, PyType>, path: Object<'_, 'py>, mmap: bool) -> Returned<'py> {
-        class.py().import("polyglot_bridge._saved")?.call_method1("load", (class, path, mmap))
+        imported(class.py(), "polyglot_bridge._saved", "load")?.call1((class, path, mmap))
     }
 
     /// The layers of a PyTorch module, or of its state dict.
@@ -875,8 +874,7 @@ impl Sequential {
         activation: Option<Object<'_, 'py>>,
         dtype: Option<Object<'_, 'py>>,
     ) -> Returned<'py> {
-        let convert = class.py().import("polyglot_bridge._convert")?;
-        convert.call_method1("sequential_from_torch", (module, activation, dtype))
+        imported(class.py(), "polyglot_bridge._convert", "sequential_from_torch")?.call1((module, activation, dtype))
     }
 
     /// The layers of a fitted scikit-learn `MLPClassifier` or `MLPRegressor`.
@@ -907,7 +905,7 @@ impl Sequential {
         model: Object<'_, 'py>,
         dtype: Option<Object<'_, 'py>>,
     ) -> Returned<'py> {
-        class.py().import("polyglot_bridge._convert")?.call_method1("from_sklearn", (model, dtype))
+        imported(class.py(), "polyglot_bridge._convert", "from_sklearn")?.call1((model, dtype))
     }
 }
 

@@ -6,12 +6,13 @@ use std::format;
 use std::ops::Deref;
 use std::ptr;
 
-use numpy::npyffi::{self, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_ENSUREARRAY, NPY_TYPES, PY_ARRAY_API, npy_intp};
+use numpy::npyffi::{self, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_ENSUREARRAY, NPY_TYPES, PY_ARRAY_API};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyComplex, PyFloat, PyInt, PyList, PyRange, PyTuple, PyType};
 
 use super::dtype::{Dtype, FLOATS};
 use super::errors::{Shape, type_error, type_name, wrong_dtype};
+use super::list::{attribute, has_attribute, imported};
 use super::ndarray::{NdArray, Pins, Usual, is_exact};
 use crate::trace::{Event, note};
 
@@ -328,8 +329,8 @@ fn as_ndarray<'py>(
         || object.is_exact_instance_of::<PyInt>()
         || object.is_exact_instance_of::<PyBool>()
         || object.is_exact_instance_of::<PyComplex>();
-    if !literal && !object.hasattr("__array__")? && object.hasattr("__dlpack__")? {
-        let array = py.import("numpy")?.getattr("from_dlpack")?.call1((object,))?;
+    if !literal && !has_attribute(object, "__array__")? && has_attribute(object, "__dlpack__")? {
+        let array = imported(py, "numpy", "from_dlpack")?.call1((object,))?;
         return match NdArray::any(name, &array)? {
             Some(array) => Ok((array, true)),
             None => Err(type_error!("{op}: {shown} gives no array through __dlpack__")),
@@ -337,7 +338,7 @@ fn as_ndarray<'py>(
     }
     let array = match from_any(name, object) {
         Err(_) if is_torch_bfloat16(object) => {
-            let make = py.import("polyglot_bridge._tensors")?.getattr("bfloat16_of_torch")?;
+            let make = imported(py, "polyglot_bridge._tensors", "bfloat16_of_torch")?;
             return match NdArray::any(name, &make.call1((op, shown, object))?)? {
                 Some(array) => Ok((array, true)),
                 None => Err(type_error!("{op}: {shown} is no array")),
@@ -359,7 +360,7 @@ fn as_ndarray<'py>(
 /// Whether PyTorch has refused to make an array of the object as NumPy has no such dtype of its own.
 #[cold]
 fn is_torch_bfloat16(object: &Bound<'_, PyAny>) -> bool {
-    let dtype = object.getattr("dtype").and_then(|dtype| dtype.str());
+    let dtype = attribute(object, "dtype").and_then(|dtype| dtype.str());
     dtype.is_ok_and(|dtype| dtype.to_cow().is_ok_and(|dtype| dtype == "torch.bfloat16"))
 }
 
@@ -379,7 +380,7 @@ pub(super) fn refuse_masked(op: &str, name: &str, object: &Bound<'_, PyAny>) -> 
     if is_exact(object) {
         return Ok(());
     }
-    let masked = object.py().import("numpy.ma")?.getattr("MaskedArray")?.cast_into::<PyType>()?;
+    let masked = imported(object.py(), "numpy.ma", "MaskedArray")?.cast_into::<PyType>()?;
     // SAFETY: both are types.
     if unsafe { pyo3::ffi::PyType_IsSubtype(object.get_type_ptr(), masked.as_type_ptr()) } != 0 {
         return Err(type_error!(
@@ -472,13 +473,17 @@ fn as_bytes<'py>(op: &str, array: NdArray<'py>, flags: i32) -> PyResult<NdArray<
     }
 }
 
-/// Numbers of rows, as NumPy has them: `intp`, aligned, side by side.
+/// Numbers of rows: integers of 64 bits, signed where the array is, aligned, side by side.
 pub(super) fn take_ids<'py>(op: &str, name: &'static str, object: &Bound<'py, PyAny>) -> PyResult<NdArray<'py>> {
     let (array, _) = as_ndarray(op, name, name, object)?;
     if !matches!(array.kind(), b'i' | b'u') && array.len() > 0 {
         return Err(wrong_dtype(op, name, &array.dtype_name()?, "integers"));
     }
-    let descr = numpy::dtype::<npy_intp>(array.py()).into_ptr().cast();
-    // SAFETY: a new reference to a descriptor.
-    unsafe { array.cast(op, descr, NPY_ARRAY_C_CONTIGUOUS) }
+    let unsigned = array.kind() == b'u' && array.itemsize() == size_of::<u64>();
+    let number = if unsigned { NPY_TYPES::NPY_ULONGLONG } else { NPY_TYPES::NPY_LONGLONG };
+    // SAFETY: NumPy's own dtypes are there, and the reference is new.
+    unsafe {
+        let descr = PY_ARRAY_API.PyArray_DescrFromType(array.py(), number as i32);
+        array.cast(op, descr, NPY_ARRAY_C_CONTIGUOUS)
+    }
 }

@@ -14,6 +14,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyInt, PyTuple};
 
 use super::errors::{error, out_of_memory, text, type_error, type_name, value_error};
+use super::list::imported;
 
 /// A number of threads: an integer of at least one.
 fn count(op: &str, n: &Bound<'_, PyAny>) -> PyResult<usize> {
@@ -121,8 +122,7 @@ fn open_scopes(py: Python<'_>) -> PyResult<Vec<Bound<'_, Scope>>> {
 
 /// Makes these the scopes of this context.
 fn set_scopes(py: Python<'_>, scopes: Vec<Bound<'_, Scope>>) -> PyResult<()> {
-    let make =
-        || py.import("contextvars")?.getattr("ContextVar")?.call1(("polyglot_bridge.threads",)).map(Bound::unbind);
+    let make = || imported(py, "contextvars", "ContextVar")?.call1(("polyglot_bridge.threads",)).map(Bound::unbind);
     let variable = VARIABLE.get_or_try_init(py, make)?.bind(py);
     variable.call_method1("set", (PyTuple::new(py, scopes)?,)).map(drop)
 }

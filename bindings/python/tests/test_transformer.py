@@ -230,6 +230,10 @@ def test_embedding_arguments():
     for bad in (-1, 4, 2**40):
         with pytest.raises(ValueError, match=f"ids has {bad}"):
             pb.embedding([0, bad], table)
+    for dtype, bad in [(np.uint64, 2**64 - 1), (np.uint64, 2**63), (np.int64, -(2**63)), (np.uint8, 255), (np.int8, -128)]:
+        with pytest.raises(ValueError, match=f"ids has {bad},"):
+            pb.embedding(np.array([0, bad], dtype), table)
+    assert np.array_equal(pb.embedding(np.array([3], np.uint64), table), table[3:])
     with pytest.raises(TypeError, match="float64"):
         pb.embedding([0.0], table)
     with pytest.raises(ValueError, match=r"\(4,\)"):

@@ -10,13 +10,13 @@ use crate::python::arguments;
 use crate::python::call::{Call, Signature};
 use crate::python::errors::{Shape, error, out_of_memory, text, type_error, type_name, value_error};
 use crate::python::launch::detach;
-use crate::python::list::list;
+use crate::python::list::{has_attribute, list};
 use crate::python::take::{Array, take_f64};
 use crate::view::{Matrix, MatrixMut};
 
 /// The numbers of a list, of another sequence or of a one-dimensional array. `shown` is the name in messages.
 fn numbers(op: &str, name: &'static str, shown: &str, object: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
-    if !object.is_exact_instance_of::<PyList>() && object.hasattr("__array__")? {
+    if !object.is_exact_instance_of::<PyList>() && has_attribute(object, "__array__")? {
         let array = take_f64(op, name, shown, object)?;
         if array.ndim() != 1 {
             let shape = Shape(array.shape());
@@ -84,7 +84,7 @@ fn not_empty(op: &str, name: &str, values: Vec<f64>) -> PyResult<Vec<f64>> {
 
 /// A matrix given as a sequence of rows, or as a two-dimensional array: its values, rows and columns.
 fn matrix(op: &str, name: &'static str, object: &Bound<'_, PyAny>) -> PyResult<(Vec<f64>, usize, usize)> {
-    if object.hasattr("__array__")? {
+    if has_attribute(object, "__array__")? {
         let array = take_f64(op, name, name, object)?;
         let &[rows, cols] = array.shape() else {
             let shape = Shape(array.shape());
