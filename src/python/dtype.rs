@@ -1,4 +1,5 @@
-//! The dtypes that kernels take, and the one way in which Rust types are picked by them.
+//! The dtypes that kernels take, the one way in which Rust types are picked by them, and NumPy's own objects for them and for
+//! arrays, which are looked up once.
 
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};

@@ -188,32 +188,16 @@ where
         return Err(wrong_shape(op, "residual", residual.shape(), &shape, why));
     }
     let dense = x.is_c_contiguous() && residual.is_none_or(|residual| residual.is_c_contiguous());
-    if dense && out.is_none() {
-        run_dense(call, transform, x, residual, &shape)
-    } else {
-        run_any(call, transform, x, residual, &shape, out)
+    // What most calls want is little code: rows that lie side by side become new ones.
+    if !dense || out.is_some() {
+        return run_any(call, transform, x, residual, &shape, out);
     }
-}
-
-/// Rows that lie side by side become new ones: what most calls want, in little code.
-#[inline]
-fn run_dense<'py, 'l, L, F>(
-    call: &Call<'py>,
-    transform: Transform<'_, 'py, L, F>,
-    x: &Array<'py>,
-    residual: Option<&Array<'py>>,
-    shape: &[npy_intp],
-) -> Returned<'py>
-where
-    L: Iterator<Item = &'l Linear> + Clone,
-    F: Fn(Rows<'_>) -> Result<(), Error> + Send,
-{
     let Transform { shape: [k, n], work, weight, bias, layers, apply } = transform;
     let (py, dtype) = (x.py(), x.dtype());
     let mut slot = Slot::default();
-    let output = Output::fresh(&mut slot, py, dtype, shape)?;
+    let output = Output::fresh(&mut slot, py, dtype, &shape)?;
     if output.written().len() == 0 {
-        return output.finish(call.op);
+        return output.finish(op);
     }
     let [k, n] = [k, n].map(npy_intp::unsigned_abs);
     let rows = output.written().len() / n;
@@ -578,8 +562,6 @@ impl Linear {
         let nanoseconds = weight.len() as f32 * PACKING;
         let inputs = [Some(&*weight), bias.as_deref()];
         let packed = launch::read(call, py, inputs, nanoseconds, |[weight, bias]| {
-            let weight = weight.map(|weight| weight.matrix());
-            let bias = bias.map(|bias| bias.vector());
             for_dtype!(dtype, W => if source == dtype {
                 pack::<W, W>(weight, bias, activation)
             } else {
@@ -669,11 +651,11 @@ impl Linear {
 const PACKING: f32 = 0.3;
 
 fn pack<W: Element<Acc: Element>, V: Element<Acc = W::Acc>>(
-    weight: Option<Block<'_>>,
-    bias: Option<Block<'_>>,
+    weight: Option<Operand<'_>>,
+    bias: Option<Operand<'_>>,
     activation: Activation,
 ) -> Result<Box<dyn Packed>, Error> {
-    let weight = weight.map_or(crate::Matrix::from(&[]), |weight| weight.matrix::<V>());
+    let weight = weight.map_or(crate::Matrix::from(&[]), |weight| weight.matrix().matrix::<V>());
     PackedLinear::<W>::new(weight, bias.map(|bias| bias.slice::<V>()), activation).and_then(layer_of)
 }
 

@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyInt};
 
 use super::dtype::array_type;
 use super::errors::{error, type_error, type_name, value_error};
-use super::list::{dict, integer, string};
+use super::list::{attribute, dict, integer, string};
 use crate::cache::{self, Buffer};
 
 /// Results of at least as many bytes come from the cache.
@@ -88,8 +88,8 @@ pub(super) unsafe fn large<'py>(
 pub(super) fn set_cache_limit(bytes: &Bound<'_, PyAny>) -> PyResult<()> {
     let number = match bytes.cast::<PyInt>() {
         Ok(number) => number.clone().into_any(),
-        Err(_) => bytes
-            .call_method0("__index__")
+        Err(_) => attribute(bytes, "__index__")
+            .and_then(|index| index.call0())
             .map_err(|_| type_error!("set_cache_limit: bytes must be an integer, not {}", type_name(bytes)))?,
     };
     match number.extract::<usize>() {

@@ -538,7 +538,7 @@ impl<'py> NdArray<'py> {
 
 /// The object whose memory a memoryview shows.
 fn exporter<'py>(object: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    object.cast::<pyo3::types::PyMemoryView>().ok()?.getattr("obj").ok()
+    attribute(object.cast::<pyo3::types::PyMemoryView>().ok()?, "obj").ok()
 }
 
 /// So many views may lie between an array and the owner of its memory.
@@ -693,7 +693,7 @@ impl<'a> Operand<'a> {
         self.dense(rows, cols).matrix()
     }
 
-    /// [`vector`](Operand::vector) as a slice of this type.
+    /// All of an array of one dimension whose elements lie side by side, as a slice of this type.
     #[inline]
     pub(super) fn slice<T: Element>(self) -> &'a [T] {
         self.dense_matrix(1, self.len()).row(0).unwrap_or_default()
@@ -703,12 +703,6 @@ impl<'a> Operand<'a> {
     #[inline]
     pub(super) fn matrix(self) -> Block<'a> {
         self.block(Place::of(&self))
-    }
-
-    /// All of an array of one dimension whose elements lie side by side, as one row.
-    #[inline]
-    pub(super) fn vector(self) -> Block<'a> {
-        self.dense(1, self.len())
     }
 }
 
@@ -830,14 +824,6 @@ impl<'a> Block<'a> {
         }
         debug_assert!(self.place.is_empty(), "elements of several bytes as bytes");
         Matrix::from(&[])
-    }
-
-    /// The first row as a slice; none where its elements do not lie side by side, which is a bug.
-    #[inline]
-    pub(super) fn slice<T: Element>(&self) -> &'a [T] {
-        let row = self.matrix::<T>().row(0);
-        debug_assert!(row.is_some() || self.place.is_empty(), "elements that do not lie side by side as a slice");
-        row.unwrap_or_default()
     }
 
     /// # Safety

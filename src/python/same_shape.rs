@@ -135,53 +135,6 @@ pub(super) fn run<'py>(
     out: Option<Object<'_, 'py>>,
 ) -> Returned<'py> {
     let Arrays { x, residual, mask, weight, bias } = arrays;
-    let last = axis.is_none_or(|axis| axis + 1 >= x.ndim());
-    let alone = residual.is_none() && mask.is_none() && weight.is_none() && bias.is_none();
-    if alone && out.is_none() && last && x.is_c_contiguous() {
-        return run_alone(call, operation, x, axis);
-    }
-    run_any(call, operation, arrays, axis, out)
-}
-
-/// Runs an operation that reads one dense array: what most calls want, in little code.
-fn run_alone<'py>(call: &Call<'py>, operation: &dyn OnBlocks, x: &Array<'py>, axis: Option<usize>) -> Returned<'py> {
-    let (dtype, len) = (x.dtype(), x.len());
-    let mut slot = Slot::default();
-    let output = Output::fresh(&mut slot, x.py(), dtype, x.shape())?;
-    if len == 0 {
-        return output.finish(call.op);
-    }
-    let (rows, cols) = rows_of(x, axis);
-    launch::write(call, [Some(&**x)], output, len as f32 * operation.cost(), move |[x], mut out| {
-        let inputs = Inputs { operands: [x, None, None, None, None], places: Places::Dense(rows, cols) };
-        operation.on_block(dtype, &inputs, out.dense(rows, cols), false)
-    })
-}
-
-/// How many rows a dense array has whose rows lie along its last axis, or one where there is no axis, and of how many
-/// elements. It has some.
-#[inline]
-fn rows_of(x: &Array<'_>, axis: Option<usize>) -> (usize, usize) {
-    let len = x.len();
-    match axis.and_then(|axis| x.shape().get(axis)) {
-        // A division takes longer than all else here.
-        Some(cols) if cols.unsigned_abs() == len => (1, len),
-        Some(cols) => (len / cols.unsigned_abs().max(1), cols.unsigned_abs()),
-        None if axis.is_some() => (len, 1),
-        None => (1, len),
-    }
-}
-
-/// Runs an operation on arrays of any layout.
-#[inline(never)]
-fn run_any<'py>(
-    call: &Call<'py>,
-    operation: &dyn OnBlocks,
-    arrays: Arrays<'_, 'py>,
-    axis: Option<usize>,
-    out: Option<Object<'_, 'py>>,
-) -> Returned<'py> {
-    let Arrays { x, residual, mask, weight, bias } = arrays;
     let (py, dtype) = (x.py(), x.dtype());
     let last = axis.is_none_or(|axis| axis + 1 >= x.ndim());
     let is_dense = |array: Option<&NdArray<'_>>| array.is_none_or(|array| array.is_c_contiguous());
@@ -202,7 +155,11 @@ fn run_any<'py>(
     if !(dense && output.written().is_c_contiguous()) {
         return scattered(call, operation, arrays, output, axis, nanoseconds);
     }
-    let (rows, cols) = rows_of(x, axis);
+    let cols = match axis {
+        Some(axis) => x.shape().get(axis).map_or(1, |cols| cols.unsigned_abs()),
+        None => len,
+    };
+    let rows = len / cols;
     launch::write(call, inputs, output, nanoseconds, move |operands, mut out| {
         let inputs = Inputs { operands, places: Places::Dense(rows, cols) };
         operation.on_block(dtype, &inputs, out.dense(rows, cols), in_place)

@@ -157,7 +157,7 @@ impl RowOperation {
         let copy = |parameter: Option<Array<'_>>| -> PyResult<Option<Vec<T>>> {
             let Some(parameter) = parameter else { return Ok(None) };
             let operand = parameter.operand(NAME)?;
-            let (mut copy, numbers) = (Vec::new(), operand.vector().slice::<T>());
+            let (mut copy, numbers) = (Vec::new(), operand.slice::<T>());
             copy.try_reserve_exact(numbers.len()).map_err(|_| out_of_memory())?;
             copy.extend_from_slice(numbers);
             Ok(Some(copy))
@@ -759,8 +759,8 @@ impl Sequential {
             let layers = self.objects(py)?.into_any().get_item(slice)?;
             return Ok(Bound::new(py, Self::new(&layers)?)?.into_any());
         }
-        let number = index
-            .call_method0("__index__")
+        let number = attribute(index, "__index__")
+            .and_then(|index| index.call0())
             .and_then(|index| index.extract::<isize>())
             .map_err(|_| type_error!("Sequential: an index is an integer or a slice, not {}", type_name(index)))?;
         Ok(self.place(number)?.object(py))

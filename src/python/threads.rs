@@ -14,15 +14,15 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyInt, PyTuple};
 
 use super::errors::{error, out_of_memory, text, type_error, type_name, value_error};
-use super::list::imported;
+use super::list::{attribute, imported};
 
 /// A number of threads: an integer of at least one.
 fn count(op: &str, n: &Bound<'_, PyAny>) -> PyResult<usize> {
     let number = match n.cast::<PyInt>() {
         Ok(number) => number.clone().into_any(),
-        Err(_) => {
-            n.call_method0("__index__").map_err(|_| type_error!("{op}: n must be an integer, not {}", type_name(n)))?
-        }
+        Err(_) => attribute(n, "__index__")
+            .and_then(|index| index.call0())
+            .map_err(|_| type_error!("{op}: n must be an integer, not {}", type_name(n)))?,
     };
     match number.extract::<isize>() {
         Ok(number) if number >= 1 => Ok(number.unsigned_abs()),
@@ -108,7 +108,7 @@ impl Scope {
 fn open_scopes(py: Python<'_>) -> PyResult<Vec<Bound<'_, Scope>>> {
     let mut scopes = Vec::new();
     if let Some(variable) = VARIABLE.get(py)
-        && let Ok(all) = variable.bind(py).call_method1("get", (py.None(),))?.cast::<PyTuple>()
+        && let Ok(all) = attribute(variable.bind(py), "get")?.call1((py.None(),))?.cast::<PyTuple>()
     {
         scopes.try_reserve(all.len() + 1).map_err(|_| out_of_memory())?;
         scopes.extend(
@@ -124,7 +124,7 @@ fn open_scopes(py: Python<'_>) -> PyResult<Vec<Bound<'_, Scope>>> {
 fn set_scopes(py: Python<'_>, scopes: Vec<Bound<'_, Scope>>) -> PyResult<()> {
     let make = || imported(py, "contextvars", "ContextVar")?.call1(("polyglot_bridge.threads",)).map(Bound::unbind);
     let variable = VARIABLE.get_or_try_init(py, make)?.bind(py);
-    variable.call_method1("set", (PyTuple::new(py, scopes)?,)).map(drop)
+    attribute(variable, "set")?.call1((PyTuple::new(py, scopes)?,)).map(drop)
 }
 
 /// Opens a scope within those that are open.

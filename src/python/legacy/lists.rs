@@ -39,7 +39,7 @@ fn numbers(op: &str, name: &'static str, shown: &str, object: &Bound<'_, PyAny>)
 fn values_of(op: &str, array: Array<'_>) -> PyResult<Vec<f64>> {
     let array = array.into_contiguous(op)?;
     let mut values = zeros(array.len())?;
-    values.copy_from_slice(array.operand(op)?.vector().slice());
+    values.copy_from_slice(array.operand(op)?.slice());
     Ok(values)
 }
 
